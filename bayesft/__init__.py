@@ -1,0 +1,65 @@
+"""bayesft: fine-tuning as posterior inference.
+
+A language model is a prior π0, a reward is evidence, the aligned model is the posterior
+p*(y | x) ∝ π0(y | x)·exp(r(x, y)/β). Declare the target once, then sample it (`bft.sample`) or
+approximate it with a guide (`bft.fit`), and certify how far the guide is (`bft.certify`).
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from bayesft import errors, estimators, evidence, objectives, priors, samplers, testing
+from bayesft._fit import Fitted, fit
+from bayesft._sample import sample
+from bayesft.base import Prior, Prompt
+from bayesft.diagnostics import certify
+from bayesft.draws import Draws, Status
+from bayesft.priors import empirical, trainable
+from bayesft.program import cost, draw, expectation, model, plate, scan
+from bayesft.target import Target
+
+if TYPE_CHECKING:
+    from bayesft import io, lm
+
+__version__ = "0.1.0"
+_LAZY = ("io", "lm")
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return importlib.import_module(f"bayesft.{name}")
+    raise AttributeError(f"module 'bayesft' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)
+
+
+__all__ = [
+    "Draws",
+    "Fitted",
+    "Prior",
+    "Prompt",
+    "Status",
+    "Target",
+    "certify",
+    "cost",
+    "draw",
+    "empirical",
+    "errors",
+    "estimators",
+    "evidence",
+    "expectation",
+    "fit",
+    "io",
+    "lm",
+    "model",
+    "objectives",
+    "plate",
+    "priors",
+    "sample",
+    "samplers",
+    "scan",
+    "testing",
+    "trainable",
+]

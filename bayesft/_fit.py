@@ -1,0 +1,216 @@
+"""The driver behind `bft.fit`: record, replay, update."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from bayesft.base import Estimator, Guide, Key, Prompt, PyTree
+from bayesft.errors import FitError, GuideError, HardConstraintError, TargetError
+from bayesft.priors.empirical import Empirical
+from bayesft.priors.sequence import BoundGuide, bind
+from bayesft.program.expectation import scout
+from bayesft.program.record import Recording, record, replay_value_and_grad
+from bayesft.target import Target
+
+
+@runtime_checkable
+class Observing(Protocol):
+    """An objective that needs draws of the target before it can be evaluated."""
+
+    def observe(self, target: Target, guide: Guide, key: Key) -> Prompt: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class StepInfo:
+    """What a step of `fit` reports: `value` is the objective's, in nats (a bound or a divergence).
+
+    `metrics` holds `grad_norm` and, for Python evidence, `rewards/{name}/mean` (log-potentials).
+    """
+
+    step: int
+    num_steps: int
+    value: float
+    metrics: dict[str, float]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A fitted guide and the history of its fit."""
+
+    guide: Any
+    history: list[StepInfo]
+
+    @property
+    def values(self) -> np.ndarray:
+        """The objective's value at every step, [num_steps]."""
+        return np.asarray([info.value for info in self.history])
+
+
+def fit(
+    target: Target | Empirical,
+    guide: Guide,
+    *,
+    objective: Callable[..., Array],
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    key: Key,
+    estimator: Estimator | None = None,
+    prompts_per_step: int = 8,
+    steps_per_recording: int = 1,
+    micro_batch: int | None = None,
+    callbacks: Sequence[Callable[[StepInfo], None]] = (),
+) -> Fitted:
+    """Fit a guide to a target by stochastic gradients of an objective.
+
+    Every step records the objective on `prompts_per_step` prompts (all of them where there are
+    fewer; each prompt once per epoch), evaluates Python evidence once for all lanes, and takes
+    `steps_per_recording` optimiser steps; those after the first are importance-corrected.
+    `micro_batch` lanes are differentiated at a time, which changes memory and not the result. The
+    guide passed in is left as it was. Same key, same device: same numbers.
+
+    Raises GuideError where the guide does not fit the target, HardConstraintError where the
+    objective is infinite, FitError where it is NaN, and whatever evidence raises.
+    """
+    data = target.bind(guide) if isinstance(target, Empirical) else target
+    _check(data, guide, num_steps, prompts_per_step)
+    resolve = target.evaluate_host if isinstance(target, Target) else None
+    bound = bind(guide, data.horizon)
+    # The update donates its parameters, and the caller's guide must survive that.
+    params = jax.tree.map(jnp.copy, guide.params)
+    frame = guide.with_params(None)
+    state = optimizer.init(params)
+    history: list[StepInfo] = []
+    findings = None
+    batches = _batches(len(data.prompts), prompts_per_step, jax.random.fold_in(key, 0))
+    for step in range(num_steps):
+        started = time.perf_counter()
+        step_key = jax.random.fold_in(key, step + 1)
+        bound = bound.with_params(params)
+        rows = next(batches)
+        if isinstance(objective, Observing):
+            observe_key, step_key = jax.random.split(step_key)
+            xs = objective.observe(data.select(rows), bound.guide, observe_key)
+        else:
+            xs = jax.tree.map(lambda a, r=rows: a[r], data.xs)
+        if findings is None:
+            one = jax.tree.map(lambda a: a[0], xs)
+            findings = scout(objective, estimator, (bound, data, one))
+        recording = record(
+            objective,
+            step_key,
+            (bound, data),
+            xs,
+            estimator=estimator,
+            findings=findings,
+            resolve=resolve,
+        )
+        _refuse_infinite(recording, objective)
+        value = norm = None
+        for _ in range(steps_per_recording):
+            params, state, new_value, norm = _update(
+                objective,
+                estimator,
+                optimizer,
+                micro_batch,
+                params,
+                state,
+                BoundGuide(frame, bound.horizon),
+                data,
+                recording,
+            )
+            value = new_value if value is None else value
+        metrics = {"grad_norm": float(norm), **_host_means(recording)}
+        info = StepInfo(step, num_steps, float(value), metrics, time.perf_counter() - started)
+        if not np.isfinite(info.value) or not np.isfinite(metrics["grad_norm"]):
+            raise FitError(
+                f"The objective is {info.value} and its gradient norm {metrics['grad_norm']} at "
+                f"step {step}.",
+                cause="a learning rate too large, or evidence of extreme size.",
+                remedy="lower the learning rate, or clip: optax.chain(optax.clip_by_global_norm(1),"
+                " ...).",
+            )
+        history.append(info)
+        for callback in callbacks:
+            callback(info)
+    return Fitted(guide.with_params(params), history)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=(4, 5))
+def _update(objective, estimator, optimizer, micro_batch, params, state, frame, target, recording):
+    value, gradient = replay_value_and_grad(
+        objective,
+        lambda params: (frame.with_params(params), target),
+        params,
+        recording,
+        estimator=estimator,
+        micro_batch=micro_batch,
+    )
+    updates, state = optimizer.update(gradient, state, params)
+    params = optax.apply_updates(params, updates)
+    return params, state, value, optax.global_norm(gradient)
+
+
+def _batches(num_prompts: int, size: int, key: Key) -> Iterator[np.ndarray]:
+    """Rows of prompts, each prompt once per epoch, batches of one size across epochs."""
+    size = min(size, num_prompts)
+    queue = np.zeros(0, np.int64)
+    epoch = 0
+    while True:
+        while len(queue) < size:
+            shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), num_prompts)
+            queue = np.concatenate([queue, np.asarray(shuffled)])
+            epoch += 1
+        yield queue[:size]
+        queue = queue[size:]
+
+
+def _host_means(recording: Recording) -> dict[str, float]:
+    return {
+        f"rewards/{name}/mean": float(jnp.mean(values))
+        for slot, entry in recording.data.items()
+        if slot.startswith("host/")
+        for name, values in entry.items()
+    }
+
+
+def _refuse_infinite(recording: Recording, objective: Any) -> None:
+    if np.isposinf(np.asarray(recording.costs)).any():
+        raise HardConstraintError(
+            f"{getattr(objective, '__name__', objective)} met a target density of 0.",
+            cause="evidence of -inf on a sequence that the guide can produce; the objective is "
+            "infinite there.",
+            remedy="use a finite log_penalty (another, stated target), mask the violations by "
+            "prefix evidence in the guide, or minimise forward_kl.",
+        )
+
+
+def _check(target: Any, guide: Guide, num_steps: int, prompts_per_step: int) -> None:
+    if not isinstance(guide, Guide):
+        raise GuideError(
+            f"{type(guide).__name__} is not a guide.",
+            cause="a prior was passed, which has no trainable parameters.",
+            remedy="pass bft.trainable(prior) or bft.lm.lora(lm, ...).",
+        )
+    if isinstance(target, Target) and guide.vocab_size != target.prior.vocab_size:
+        raise GuideError(
+            f"The guide has {guide.vocab_size} tokens, the target's prior "
+            f"{target.prior.vocab_size}.",
+            cause="guide and prior come from different models.",
+            remedy="make the guide from the target's prior, or one with the same tokenizer.",
+        )
+    if num_steps < 1 or prompts_per_step < 1:
+        raise TargetError(
+            f"num_steps={num_steps} and prompts_per_step={prompts_per_step} leave nothing to do.",
+            remedy="use at least one of each.",
+        )

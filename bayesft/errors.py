@@ -1,0 +1,58 @@
+"""Every error that crosses the API: each says what happened, the likely cause and what to do."""
+
+
+class BayesftError(Exception):
+    """Base of all errors raised on purpose by bayesft."""
+
+    def __init__(self, happened: str, *, cause: str = "", remedy: str = ""):
+        self.happened, self.cause, self.remedy = happened, cause, remedy
+        lines = [happened]
+        if cause:
+            lines.append(f"Likely cause: {cause}")
+        if remedy:
+            lines.append(f"What to do: {remedy}")
+        super().__init__("\n".join(lines))
+
+
+class ModelError(BayesftError, ValueError):
+    """A model folder is missing, corrupt, or of a kind that is not supported."""
+
+
+class PromptError(BayesftError, ValueError):
+    """Prompts are empty, of the wrong form, or do not fit the context."""
+
+
+class TargetError(BayesftError, ValueError):
+    """A target is declared with settings that define no distribution."""
+
+
+class EvidenceError(BayesftError, ValueError):
+    """Evidence raised, or returned something that is not a log-potential."""
+
+
+class HardConstraintError(BayesftError, ValueError):
+    """An objective met a log-density of -inf, where its value is infinite."""
+
+
+class ChoiceError(BayesftError, ValueError):
+    """A choice, cost or host evidence stands where it cannot be credited correctly."""
+
+
+class EstimatorError(BayesftError, ValueError):
+    """An estimator does not apply to the choice or program at hand."""
+
+
+class SamplerError(BayesftError, ValueError):
+    """A sampler's settings or assumptions do not hold for the target."""
+
+
+class GuideError(BayesftError, ValueError):
+    """A guide is used where it is not normalised, not trainable, or does not fit the target."""
+
+
+class NotEnumerableError(BayesftError, ValueError):
+    """The outcomes of a distribution cannot be listed."""
+
+
+class FitError(BayesftError, ArithmeticError):
+    """A fit cannot go on: its objective or gradient is not a number."""

@@ -1,0 +1,37 @@
+"""Pathwise gradients through a reparameterised sample."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from bayesft.base import Claim, Key, PathwiseEstimator, PyTree
+from bayesft.errors import EstimatorError
+
+
+@dataclasses.dataclass(frozen=True)
+class Reparameterize(PathwiseEstimator):
+    """∇ E_q[c(y)] = E_ε[∇ c(y(ε, θ))] where y = y(ε, θ) is differentiable in θ."""
+
+    @property
+    def claim(self) -> Claim:
+        return Claim("unbiased", "where the cost is differentiable in the value almost everywhere")
+
+    def sample(self, name: str, distribution: Any, key: Key) -> PyTree:
+        if not getattr(distribution, "has_rsample", False):
+            raise EstimatorError(
+                f"The choice {name!r} from {type(distribution).__name__} has no reparameterised "
+                "sample.",
+                cause="a discrete distribution, or one whose sampler is not differentiable; its "
+                "gradient would be 0 without a word.",
+                remedy="use score_function, leave_one_out or enumerate.",
+            )
+        return distribution.sample(key)
+
+
+def reparameterize() -> Reparameterize:
+    """Differentiate through the sample itself (Kingma & Welling 2014, Rezende et al. 2014).
+
+    For numpyro distributions with `has_rsample`; EstimatorError for others.
+    """
+    return Reparameterize()

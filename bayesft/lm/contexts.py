@@ -1,0 +1,78 @@
+"""The three contexts of a forward pass: on its own, after a prompt, and one token at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from bayesft.lm.attention import Shared, attend, causal
+from bayesft.lm.decoder import Heads
+
+type KeyValue = tuple[Array, Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PromptCache:
+    """Keys and values of prompts in every layer, without a particle axis."""
+
+    layers: tuple[tuple[Float[Array, "P heads S head_dim"], Float[Array, "P heads S head_dim"]], ...]
+    length: Int[Array, " P"]
+
+    def shared(self, layer: int) -> Shared:
+        """What attention in a layer sees of the prompts; padding is not real."""
+        keys, values = self.layers[layer]
+        position = jnp.arange(keys.shape[2], dtype=jnp.int32)
+        return Shared(keys, values, position[None] < self.length[:, None])
+
+
+@dataclasses.dataclass(frozen=True)
+class Alone:
+    """The new tokens see each other, causally; keeps their keys and values per row."""
+
+    def attend(
+        self, layer: int, query: Heads, keys: Heads, values: Heads
+    ) -> tuple[Heads, KeyValue]:
+        keys, values = _positions_last_but_one(keys), _positions_last_but_one(values)
+        mixed = attend(query, keys, values, causal(query.shape[2]))
+        return mixed, (keys[:, 0], values[:, 0])
+
+
+@dataclasses.dataclass(frozen=True)
+class AfterPrompt:
+    """The new tokens see a prompt and each other, causally."""
+
+    prompt: PromptCache
+
+    def attend(self, layer: int, query: Heads, keys: Heads, values: Heads) -> tuple[Heads, None]:
+        keys, values = _positions_last_but_one(keys), _positions_last_but_one(values)
+        visible = causal(query.shape[2])
+        return attend(query, keys, values, visible, self.prompt.shared(layer)), None
+
+
+@dataclasses.dataclass(frozen=True)
+class NextToken:
+    """One new token per particle is written into the cache and sees it, and the prompt."""
+
+    prompt: PromptCache
+    layers: tuple[KeyValue, ...]
+    step: Int[Array, ""]
+
+    def attend(
+        self, layer: int, query: Heads, keys: Heads, values: Heads
+    ) -> tuple[Heads, KeyValue]:
+        cached = tuple(
+            lax.dynamic_update_slice_in_dim(cache, _positions_last_but_one(new), self.step, 3)
+            for cache, new in zip(self.layers[layer], (keys, values), strict=True)
+        )
+        position = jnp.arange(cached[0].shape[3], dtype=jnp.int32)
+        visible = (position <= self.step)[None]
+        return attend(query, *cached, visible, self.prompt.shared(layer)), cached
+
+
+def _positions_last_but_one(x: Heads) -> Float[Array, "P N heads T head_dim"]:
+    return x.swapaxes(2, 3)

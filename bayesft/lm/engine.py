@@ -1,0 +1,97 @@
+"""Incremental decoding of P prompts × N particles with a static cache.
+
+The prompts' keys are stored once, the particles' own in one buffer per layer that is written in
+place; a state may be carried by `while_loop` and `scan`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from bayesft.base import Prompt
+from bayesft.lm.contexts import Alone, KeyValue, NextToken, PromptCache
+from bayesft.lm.decoder import Decoder
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DecodeState:
+    """Where each particle stands: `layers` holds keys and values [P, N, heads, T, head_dim]."""
+
+    prompt: PromptCache
+    layers: tuple[KeyValue, ...]
+    step: Int[Array, ""]
+
+
+def prefill(
+    decoder: Decoder, tokens: Int[Array, "P S"], length: Int[Array, " P"]
+) -> tuple[Float[Array, "P D"], PromptCache]:
+    """Hidden state at the last real token of each prompt, and the prompts' cache."""
+    positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, None]
+    hidden, layers = decoder.hidden(tokens[:, None], positions, Alone())
+    last = jnp.take_along_axis(hidden[:, 0], (length - 1)[:, None, None], axis=1, mode="clip")
+    return last[:, 0], PromptCache(layers, length)
+
+
+def start(
+    decoder: Decoder, xs: Prompt, num_particles: int, max_new_tokens: int
+) -> tuple[DecodeState, Float[Array, "P N V"]]:
+    """State after the prompts; every particle of a prompt has the same logits."""
+    last, prompt = prefill(decoder, xs.tokens, xs.length)
+    logits = decoder.logits(last)
+    num_prompts, vocab_size = logits.shape
+
+    def empty(keys: Array) -> Array:
+        _, heads, _, head_dim = keys.shape
+        return jnp.zeros((num_prompts, num_particles, heads, max_new_tokens, head_dim), keys.dtype)
+
+    layers = tuple((empty(keys), empty(values)) for keys, values in prompt.layers)
+    shape = (num_prompts, num_particles, vocab_size)
+    state = DecodeState(prompt, layers, jnp.zeros((), jnp.int32))
+    return state, jnp.broadcast_to(logits[:, None], shape)
+
+
+def advance(
+    decoder: Decoder, state: DecodeState, tokens: Int[Array, "P N"]
+) -> tuple[DecodeState, Float[Array, "P N V"]]:
+    """Runs one token per particle; token t of prompt p stands at position length[p] + t."""
+    positions = (state.prompt.length + state.step)[:, None, None]
+    context = NextToken(state.prompt, state.layers, state.step)
+    hidden, layers = decoder.hidden(tokens[:, :, None], positions, context)
+    after = DecodeState(state.prompt, layers, state.step + 1)
+    return after, decoder.logits(hidden[:, :, 0])
+
+
+def reorder(state: DecodeState, ancestors: Int[Array, "P N"]) -> DecodeState:
+    """Copies the cache rows of particles whose ancestor is another particle, in place.
+
+    Survivors stay where they are: a row that is copied from must not be copied to
+    (ancestors[ancestors[n]] == ancestors[n]), as resampling in bayesft guarantees. The cost is
+    that of the dead rows, and nothing where every particle is its own ancestor.
+    """
+    num_prompts, num_particles = ancestors.shape
+    own = lax.broadcasted_iota(ancestors.dtype, ancestors.shape, 1)
+    dead = (ancestors != own).reshape(-1)
+    rows = jnp.nonzero(dead, size=dead.size, fill_value=0)[0].astype(jnp.int32)
+
+    def copy_row(index: Array, layers: tuple[KeyValue, ...]) -> tuple[KeyValue, ...]:
+        prompt, particle = rows[index] // num_particles, rows[index] % num_particles
+        ancestor = ancestors[prompt, particle].astype(jnp.int32)
+        zero = jnp.zeros((), jnp.int32)
+
+        def copy(cache: Array) -> Array:
+            row = lax.dynamic_slice(
+                cache, (prompt, ancestor, zero, zero, zero), (1, 1, *cache.shape[2:])
+            )
+            return lax.dynamic_update_slice(cache, row, (prompt, particle, zero, zero, zero))
+
+        return jax.tree.map(copy, layers)
+
+    count = dead.sum(dtype=jnp.int32)
+    layers = lax.fori_loop(jnp.zeros((), jnp.int32), count, copy_row, state.layers)
+    return dataclasses.replace(state, layers=layers)

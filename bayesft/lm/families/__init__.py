@@ -1,0 +1,40 @@
+"""Model families: each is one file with a config reader and the names of its weights.
+
+Contract: `Family(read, names)` where `read(Settings) -> Architecture` takes every setting that
+changes the logits (what it does not take is refused, never ignored), and the architecture's
+`Names` say where a checkpoint keeps each part. A new family is one such file, one line in
+`FAMILIES`, and one golden folder. Law: logits agree with the reference implementation to 1e-4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bayesft.errors import ModelError
+from bayesft.lm.architecture import Architecture
+from bayesft.lm.families.gpt2 import gpt2
+from bayesft.lm.families.llama import llama
+from bayesft.lm.settings import Settings
+
+FAMILIES: Mapping[str, Callable[[Settings], Architecture]] = {"gpt2": gpt2, "llama": llama}
+"""Readers by `model_type`."""
+
+
+def read_architecture(config: Mapping[str, Any]) -> Architecture:
+    """The architecture that a Hugging Face config describes; raises ModelError on any doubt."""
+    model_type = config.get("model_type")
+    if model_type not in FAMILIES:
+        raise ModelError(
+            f"config.json names the model_type {model_type!r}, which bayesft does not know.",
+            remedy=f"use a model of one of the supported types: {', '.join(sorted(FAMILIES))}",
+        )
+    settings = Settings(config)
+    architecture = FAMILIES[model_type](settings)
+    settings.finish()
+    if architecture.num_heads % architecture.num_key_heads:
+        raise ModelError(
+            f"config.json has {architecture.num_heads} query heads and "
+            f"{architecture.num_key_heads} key heads; the first must be a multiple of the second."
+        )
+    return architecture

@@ -1,0 +1,175 @@
+"""Language models as priors: one engine for a loaded model and for the guides that start from it."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from bayesft.base import Guide, Horizon, Prior, Prompt, PyTree
+from bayesft.lm import engine, prompts
+from bayesft.lm.card import Card
+from bayesft.lm.contexts import AfterPrompt, Alone
+from bayesft.lm.decoder import Decoder, structure
+from bayesft.lm.engine import DecodeState
+from bayesft.lm.log_probs import log_probs_of
+from bayesft.lm.saving import save_model
+
+
+class DecoderPrior(Prior):
+    """A prior whose next-token logits come from a decoder; subclasses say where its arrays are."""
+
+    card: Card
+
+    @abc.abstractmethod
+    def decoder(self) -> Decoder:
+        """The decoder with its arrays in place."""
+
+    @property
+    def vocab_size(self) -> int:
+        return self.card.architecture.vocab_size
+
+    @property
+    def eos(self) -> tuple[int, ...]:
+        return self.card.eos
+
+    @property
+    def max_length(self) -> int:
+        return self.card.architecture.max_positions
+
+    @property
+    def name(self) -> str:
+        """The model folder's name."""
+        return self.card.name
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """`config.json` as it was loaded."""
+        return self.card.config
+
+    def logits(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+        """Teacher-forced logits of the token after each position, in float32.
+
+        Padding on the right does not change what stands before it.
+        """
+        return _logits(self, jnp.asarray(tokens))
+
+    def start(
+        self, xs: Prompt, num_particles: int, max_new_tokens: int
+    ) -> tuple[DecodeState, Float[Array, "P N V"]]:
+        return engine.start(self.decoder(), xs, num_particles, max_new_tokens)
+
+    def advance(
+        self, state: DecodeState, tokens: Int[Array, "P N"]
+    ) -> tuple[DecodeState, Float[Array, "P N V"]]:
+        return engine.advance(self.decoder(), state, tokens)
+
+    def reorder(self, state: DecodeState, ancestors: Int[Array, "P N"]) -> DecodeState:
+        return engine.reorder(state, ancestors)
+
+    def token_log_probs(
+        self, tokens: Int[Array, " T"], x: Prompt, horizon: Horizon
+    ) -> Float[Array, " T"]:
+        """Teacher-forced log-probs [T] of one completion in nats, 0 on padding.
+
+        The prompt is a pass of its own that depends on x alone: under a `vmap` over completions
+        it runs once per prompt.
+        """
+        decoder = self.decoder()
+        hidden, prompt = engine.prefill(decoder, x.tokens[None], x.length[None])
+        if tokens.shape[0] > 1:
+            positions = x.length + jnp.arange(tokens.shape[0] - 1, dtype=jnp.int32)
+            after, _ = decoder.hidden(
+                tokens[None, None, :-1], positions[None, None], AfterPrompt(prompt)
+            )
+            hidden = jnp.concatenate([hidden, after[0, 0]])
+        token_log_probs = log_probs_of(tokens, hidden, decoder.output_rows)
+        return horizon.finish(token_log_probs, tokens, self.eos)
+
+    def encode(self, prompt: str | Sequence[Any]) -> list[int]:
+        """Token ids of a text, of chat messages ({"role": …, "content": …}), or as given.
+
+        A text gets the special tokens that the tokenizer adds (BOS), and an empty one is BOS
+        alone. Raises PromptError where there is no tokenizer, no chat template, no BOS for an
+        empty prompt, or an id outside the vocabulary.
+        """
+        return prompts.encode(prompt, self.card)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of token ids without special tokens.
+
+        Ids that do not begin with BOS continue a text, so a space in front is kept. Without a
+        tokenizer the ids are written as numbers.
+        """
+        return prompts.decode(tokens, self.card)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["weights"], meta_fields=["card"]
+)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class LanguageModel(DecoderPrior):
+    """A decoder with its weights; a pytree whose leaves are the arrays."""
+
+    weights: PyTree
+    card: Card
+
+    def decoder(self) -> Decoder:
+        graph, _, _ = structure(self.card.architecture)
+        return nnx.merge(graph, self.weights)
+
+    def trainable(self) -> FullGuide:
+        """A guide that starts as this model, all of its parameters trainable."""
+        return FullGuide(self.weights, self.card)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a folder that bayesft and transformers load; raises ModelError where it would
+        replace files of something else."""
+        save_model(path, self.weights, self.card)
+
+    def __repr__(self) -> str:
+        return f"LanguageModel({self.name!r}, {self.card.architecture.num_layers} layers)"
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["card"]
+)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class FullGuide(DecoderPrior, Guide):
+    """A language model all of whose parameters are trained; a tied head stays tied."""
+
+    params: PyTree  # pyright: ignore[reportIncompatibleMethodOverride]
+    card: Card
+
+    def decoder(self) -> Decoder:
+        return self.language_model().decoder()
+
+    def with_params(self, params: PyTree) -> FullGuide:
+        return FullGuide(params, self.card)
+
+    def language_model(self) -> LanguageModel:
+        """The guide as a fixed model, the arrays shared."""
+        return LanguageModel(self.params, self.card)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a folder that bayesft and transformers load (see `LanguageModel.save`)."""
+        save_model(path, self.params, self.card)
+
+    def __repr__(self) -> str:
+        return f"FullGuide({self.name!r})"
+
+
+@jax.jit
+def _logits(prior: DecoderPrior, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+    decoder = prior.decoder()
+    positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, None]
+    hidden, _ = decoder.hidden(tokens[:, None], positions, Alone())
+    return decoder.logits(hidden[:, 0])

@@ -1,0 +1,108 @@
+"""A strict reader of `config.json`: a setting that is not understood is refused, never ignored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from bayesft.errors import ModelError
+
+INERT = re.compile(
+    r"_?name_or_path|architectures|auto_map|model_type|transformers_version|(torch_)?dtype"
+    r"|use_cache|return_dict|output_(attentions|hidden_states)|(\w+_)?token_id|initializer_range"
+    r"|\w*dropout\w*|\w*pdrop|gradient_checkpointing|pretraining_tp|summary_\w+|id2label|label2id"
+    r"|task_specific_params|n_ctx|_from_model_config|problem_type|is_decoder"
+    r"|_?attn_implementation(_\w+)?"
+)
+"""Settings that do not change the logits of a forward pass without dropout. `auto_map` names code
+in the folder, which is never run: `model_type` alone decides, as in transformers by default."""
+
+
+class Settings:
+    """The settings of a configuration, each taken once; `finish` refuses what was not taken."""
+
+    def __init__(self, values: Mapping[str, Any], where: str = "config.json"):
+        self._values = dict(values)
+        self._where = where
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        """A positive integer; null and absent mean the default."""
+        value = self._values.pop(name, None)
+        value = default if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            raise self._wrong(name, value, "a positive integer")
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A positive number; null and absent mean the default."""
+        value = self._values.pop(name, None)
+        value = default if value is None else value
+        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+            raise self._wrong(name, value, "a positive number")
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false; null and absent mean the default."""
+        value = self._values.pop(name, None)
+        value = default if value is None else value
+        if not isinstance(value, bool):
+            raise self._wrong(name, value, "true or false")
+        return value
+
+    def choice[T](self, name: str, choices: Mapping[str, T], default: str | None = None) -> T:
+        """One of the named choices; null and absent mean the default."""
+        value = self._values.pop(name, None)
+        value = default if value is None else value
+        if not isinstance(value, str) or value not in choices:
+            raise self._wrong(name, value, f"one of {', '.join(choices)}")
+        return choices[value]
+
+    def require(self, name: str, only: Any) -> None:
+        """A setting of which one value is supported; null and absent mean that value."""
+        value = self._values.pop(name, None)
+        if value is not None and value != only:
+            raise self._wrong(name, value, repr(only))
+
+    def alias(self, name: str, to: str) -> None:
+        """Reads an old name of a setting where the new one is absent."""
+        value = self._values.pop(name, None)
+        self._values.setdefault(to, value)
+
+    def nested(self, name: str) -> Settings | None:
+        """A nested group of settings, or None where there is none."""
+        value = self._values.pop(name, None)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise self._wrong(name, value, "an object")
+        return Settings(value, f"{name} of {self._where}")
+
+    def finish(self) -> None:
+        """Refuses settings that were not taken, unless they are inert or switched off."""
+        left = {
+            name: value
+            for name, value in self._values.items()
+            if not INERT.fullmatch(name) and value not in (None, False, "", [], {})
+        }
+        if left:
+            name, value = next(iter(left.items()))
+            raise ModelError(
+                f"{self._where} sets {name} to {value!r}, which bayesft does not implement.",
+                cause="the model is a variant of its family",
+                remedy=f"use another model, or remove {name} from config.json if you know that "
+                "it leaves the logits as they are",
+            )
+
+    def _wrong(self, name: str, value: Any, expected: str) -> ModelError:
+        happened = (
+            f"{self._where} has no {name}"
+            if value is None
+            else f"{self._where} sets {name} to {value!r}"
+        )
+        return ModelError(
+            f"{happened}; bayesft supports {expected}.",
+            cause="the model is of a variant that bayesft does not implement, or the file was "
+            "edited",
+            remedy="use another model, or correct the file",
+        )

@@ -1,0 +1,152 @@
+"""Arrays of a decoder from the tensors of a checkpoint, and back, exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayesft.errors import ModelError
+from bayesft.io.tensors import TensorFiles
+from bayesft.lm.architecture import Architecture
+from bayesft.lm.decoder import structure
+
+type Path = tuple[str | int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One tensor of a checkpoint and the columns of the decoder's array that it is."""
+
+    name: str
+    path: Path
+    shape: tuple[int, ...]
+    columns: slice = slice(None)
+    transposed: bool = False
+
+
+def tensors_of(architecture: Architecture) -> Iterator[Tensor]:
+    """Every tensor of a checkpoint of this architecture."""
+    names = architecture.names
+    vocab, width = architecture.vocab_size, architecture.width
+    yield Tensor(f"{names.embedding}.weight", ("embedding",), (vocab, width))
+    if names.positions is not None:
+        shape = (architecture.max_positions, width)
+        yield Tensor(f"{names.positions}.weight", ("positions",), shape)
+    for index in range(architecture.num_layers):
+        yield from _layer(architecture, index)
+    yield from _norm(architecture, names.final_norm, ("final_norm",))
+    if not architecture.tied:
+        yield Tensor(f"{names.head}.weight", ("head",), (vocab, width))
+
+
+def _layer(architecture: Architecture, index: int) -> Iterator[Tensor]:
+    names, layer, width = architecture.names, ("layers", index), architecture.width
+    prefix = names.layer.format(index)
+    yield from _norm(architecture, f"{prefix}.{names.attention_norm}", (*layer, "attention_norm"))
+    yield from _norm(architecture, f"{prefix}.{names.mlp_norm}", (*layer, "mlp_norm"))
+    mixed = architecture.num_heads * architecture.head_dim
+    linears = (
+        (("attention", "query_key_value"), names.query_key_value, width,
+         architecture.query_key_value_sizes, architecture.attention_bias),
+        (("attention", "output"), (names.attention_output,), mixed, (width,),
+         architecture.output_bias),
+        (("mlp", "up"), names.up, width, architecture.up_sizes, architecture.mlp_bias),
+        (("mlp", "down"), (names.down,), architecture.mlp_width, (width,), architecture.mlp_bias),
+    )  # fmt: skip
+    for place, modules, inputs, sizes, bias in linears:
+        start = 0
+        for module, size in zip(modules, sizes, strict=True):
+            columns = slice(start, start + size)
+            start += size
+            transposed = names.kernels_are_transposed
+            shape = (size, inputs) if transposed else (inputs, size)
+            name = f"{prefix}.{module}"
+            yield Tensor(f"{name}.weight", (*layer, *place, "kernel"), shape, columns, transposed)
+            if bias:
+                yield Tensor(f"{name}.bias", (*layer, *place, "bias"), (size,), columns)
+
+
+def _norm(architecture: Architecture, name: str, path: Path) -> Iterator[Tensor]:
+    shape = (architecture.width,)
+    yield Tensor(f"{name}.weight", (*path, "scale"), shape)
+    if architecture.norm == "layer":
+        yield Tensor(f"{name}.bias", (*path, "bias"), shape)
+
+
+def read_weights(files: TensorFiles, architecture: Architecture, dtype: Any) -> dict[str, Any]:
+    """The decoder's arrays; every name and shape is checked before any tensor is read.
+
+    Raises ModelError naming the tensor that is missing, unexpected, or of another shape.
+    """
+    tensors = list(tensors_of(architecture))
+    stored = _check(files, tensors, architecture)
+    _, shapes, _ = structure(architecture)
+    parts: dict[Path, list[np.ndarray]] = {}
+    for tensor in tensors:
+        value = files.read(stored[tensor.name])
+        parts.setdefault(tensor.path, []).append(value.T if tensor.transposed else value)
+
+    def assemble(path: tuple[Any, ...], _: Any) -> jax.Array:
+        # Popped, so that the copies on the host go as the arrays are made.
+        pieces = parts.pop(tuple(key.key for key in path))
+        return jnp.array(pieces[0] if len(pieces) == 1 else np.concatenate(pieces, -1), dtype)
+
+    return jax.tree.map_with_path(assemble, shapes)
+
+
+def write_weights(weights: Mapping[str, Any], architecture: Architecture) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint by name, the inverse of `read_weights`."""
+    tensors: dict[str, np.ndarray] = {}
+    for tensor in tensors_of(architecture):
+        value: Any = weights
+        for key in tensor.path:
+            value = value[key]
+        part = np.asarray(value)[..., tensor.columns] if value.ndim else np.asarray(value)
+        tensors[tensor.name] = part.T if tensor.transposed else part
+    return tensors
+
+
+def _check(
+    files: TensorFiles, tensors: list[Tensor], architecture: Architecture
+) -> dict[str, str]:
+    """Name of every tensor as stored: with the base model's prefix, or without."""
+    names = architecture.names
+    prefix = f"{names.base}."
+    bare = not any(name.startswith(prefix) for name in files.shapes)
+    stored = {t.name: t.name.removeprefix(prefix) if bare else t.name for t in tensors}
+    for tensor in tensors:
+        shape = files.shapes.get(stored[tensor.name])
+        if shape is None:
+            raise ModelError(
+                f"The weights have no tensor {stored[tensor.name]}.",
+                cause="the folder is incomplete, or config.json describes another model",
+                remedy="download the folder again",
+            )
+        if shape != tensor.shape:
+            raise ModelError(
+                f"Tensor {stored[tensor.name]} has shape {list(shape)}, "
+                f"config.json implies {list(tensor.shape)}.",
+                cause="config.json describes another model",
+                remedy="use the config.json that belongs to the weights",
+            )
+    # A tied head is sometimes stored a second time; the embedding is what counts.
+    known = {*stored.values(), *([f"{names.head}.weight"] if architecture.tied else [])}
+    unexpected = sorted(
+        name
+        for name in files.shapes
+        if name not in known and not any(re.fullmatch(p, f".{name}") for p in names.ignored)
+    )
+    if unexpected:
+        raise ModelError(
+            f"The weights hold {unexpected[0]}, which a {architecture.num_layers}-layer model of "
+            "this configuration does not have.",
+            cause="config.json describes another model, or the model is a variant of its family",
+            remedy="use the config.json that belongs to the weights",
+        )
+    return stored

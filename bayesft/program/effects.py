@@ -1,0 +1,204 @@
+"""The effects of a program: random choices, costs, and numbers that a recording keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from bayesft.base import (
+    Estimator,
+    MultiPathEstimator,
+    PathwiseEstimator,
+    PyTree,
+    ScoreEstimator,
+    TokenDistribution,
+)
+from bayesft.errors import ChoiceError, EstimatorError
+from bayesft.program.scope import (
+    Branch,
+    Context,
+    HostRequest,
+    Mode,
+    Scope,
+    ScoreTerm,
+    current,
+    require_scope,
+)
+
+
+def draw(
+    name: str,
+    distribution: Any,
+    estimator: Estimator | None = None,
+    *,
+    with_log_prob: bool = False,
+) -> Any:
+    """Make the random choice `name`: a value, or (value, log-prob in nats) with `with_log_prob`.
+
+    `distribution` has `sample(key)` and `log_prob(value)`: any numpyro distribution, a guide at a
+    prompt, a `bft.model`. The estimator says how the choice is differentiated; without one, the
+    default of the surrounding `expectation` or `fit` applies. Raises ChoiceError for a duplicate
+    name or a choice inside raw control flow, EstimatorError where the estimator does not apply.
+    """
+    scope = require_scope(f"The choice {name!r}")
+    key = scope.claim(name, "choice")
+    if scope.context.mode is Mode.MODEL:
+        value, log_prob = _model_choice(scope, name, distribution, key)
+        return (value, log_prob) if with_log_prob else value
+    estimator = _applied(scope.context, name, estimator)
+    if name in scope.fixed:
+        value = scope.fixed[name]
+        log_prob = _log_prob(distribution, value) if with_log_prob else None
+    elif isinstance(estimator, MultiPathEstimator):
+        raise Branch(name, distribution, estimator, key)
+    elif isinstance(estimator, PathwiseEstimator):
+        value = estimator.sample(name, distribution, key)
+        log_prob = _log_prob(distribution, value) if with_log_prob else None
+    elif isinstance(estimator, ScoreEstimator):
+        value, log_prob = _score_choice(scope, name, distribution, estimator, key)
+    else:
+        raise EstimatorError(
+            f"{type(estimator).__name__} at the choice {name!r} is of no known kind.",
+            cause="an estimator that derives from Estimator itself.",
+            remedy="derive from PathwiseEstimator, ScoreEstimator or MultiPathEstimator.",
+        )
+    return (value, jnp.sum(log_prob)) if with_log_prob else value
+
+
+def cost(value: Float[Array, "..."] | float, *, along: str | None = None) -> None:
+    """Add to the program's cost where it stands: later choices are not credited with it.
+
+    `along="y"` lines a [T] cost up with the tokens of the sequence choice "y": a token is credited
+    with the costs from its position on (return-to-go).
+    """
+    scope = require_scope("A cost")
+    value = jnp.asarray(value, jnp.float32)
+    if along is None and value.shape != ():
+        raise ChoiceError(
+            f"A cost of shape {value.shape} is not a scalar.",
+            cause="a cost per element, without saying of what.",
+            remedy="sum it, or name the sequence choice it lines up with: along='y'.",
+        )
+    scope.context.findings.pays = True
+    scope.add_cost(value, along)
+
+
+def stored(compute: Callable[[], PyTree]) -> PyTree:
+    """A number that no trainable parameter reaches: computed once per recording, then replayed."""
+    scope = current()
+    if scope is None:
+        return compute()
+    scope.guard("A stored value")
+    name = scope.number("stored")
+    if name in scope.replay:
+        value = scope.replay[name]
+    else:
+        value = compute()
+    if scope.context.mode is Mode.RECORD and scope.context.recording:
+        scope.record[name] = jax.lax.stop_gradient(value)
+    return value
+
+
+def host(
+    arrays: tuple[Array, Array, Array],
+    names: tuple[str, ...],
+    evaluate: Callable[..., dict[str, np.ndarray]],
+) -> dict[str, Float[Array, ""]]:
+    """Evidence in Python for one row (id, tokens [T], length), by name.
+
+    Under a recording the row becomes part of one call for all lanes; outside any program it is
+    evaluated at once.
+    """
+    scope = current()
+    if scope is None:
+        if any(isinstance(a, jax.core.Tracer) for a in arrays):
+            raise _no_host("inside jit, vmap or grad, outside any program")
+        rows = evaluate(*(np.asarray(a)[None] for a in arrays))
+        return {name: jnp.asarray(values[0], jnp.float32) for name, values in rows.items()}
+    scope.guard("Evidence in Python")
+    scope.context.findings.needs_recording = True
+    name = scope.number("host")
+    if scope.context.mode is Mode.SCOUT and scope.context.allows_host:
+        return {term: jnp.zeros(()) for term in names}
+    if name in scope.replay:
+        values = scope.replay[name]
+        if scope.context.recording:
+            scope.record[name] = values
+        return values
+    if not scope.context.allows_host:
+        raise _no_host("inside bft.scan, or after an enumerated choice")
+    if scope.context.mode is not Mode.RECORD:
+        raise _no_host("in a program that is not recorded")
+    raise HostRequest({name: arrays})
+
+
+def _no_host(where: str) -> ChoiceError:
+    return ChoiceError(
+        f"Evidence in Python cannot be evaluated {where}.",
+        cause="it is called once for all lanes on the host, which needs a recording.",
+        remedy="use bft.fit or bft.program.record, or write the evidence in JAX "
+        "(bft.evidence.potential, prefix_potential).",
+    )
+
+
+def _applied(context: Context, name: str, given: Estimator | None) -> Estimator:
+    estimator = given or context.estimator
+    if estimator is None:
+        raise EstimatorError(
+            f"The choice {name!r} has no estimator.",
+            cause="neither draw nor the surrounding expectation or fit names one.",
+            remedy="pass one, e.g. bft.draw(name, d, bft.estimators.leave_one_out(8)).",
+        )
+    if estimator.num_samples > 1:
+        context.findings.lane_counts.add(estimator.num_samples)
+    if len(context.findings.lane_counts) > 1:
+        raise EstimatorError(
+            f"The choice {name!r} asks for {estimator.num_samples} lanes; the program already has "
+            f"one that asks for {min(context.findings.lane_counts - {estimator.num_samples})}.",
+            cause="num_samples replicates the whole program, so it has one value.",
+            remedy="give all estimators of the program the same num_samples.",
+        )
+    return estimator
+
+
+def _log_prob(distribution: Any, value: PyTree) -> Array:
+    """Log-prob, one per token for sequences and one per element of a batch shape elsewhere."""
+    if isinstance(distribution, TokenDistribution):
+        return distribution.token_log_probs(value)
+    return jnp.asarray(distribution.log_prob(value))
+
+
+def _score_choice(
+    scope: Scope, name: str, distribution: Any, estimator: ScoreEstimator, key: Array
+) -> tuple[PyTree, Array]:
+    scope.context.findings.needs_recording = True
+    entry = scope.replay.get(name)
+    recording = scope.context.mode is Mode.RECORD
+    if entry is not None:
+        value, recorded = entry["value"], entry["log_prob"]
+        log_prob = recorded if recording else _log_prob(distribution, value)
+    elif recording and isinstance(distribution, TokenDistribution):
+        # One pass: no gradient is needed before the replay, so the tokens are not scored again.
+        value, log_prob = distribution.sample_and_token_log_probs(key)
+        recorded = log_prob
+    else:
+        value = jax.lax.stop_gradient(distribution.sample(key))
+        log_prob = _log_prob(distribution, value)
+        recorded = jax.lax.stop_gradient(log_prob)
+    if scope.context.recording:
+        scope.record[name] = {"value": value, "log_prob": jax.lax.stop_gradient(recorded)}
+    scope.add_term(name, ScoreTerm(log_prob, recorded, jnp.zeros(log_prob.shape), estimator))
+    return value, log_prob
+
+
+def _model_choice(scope: Scope, name: str, distribution: Any, key: Array) -> tuple[PyTree, Array]:
+    entry = scope.replay.get(name)
+    value = distribution.sample(key) if entry is None else entry
+    log_prob = jnp.sum(_log_prob(distribution, value))
+    scope.record[name] = {"value": value, "log_prob": log_prob}
+    return value, log_prob

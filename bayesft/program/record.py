@@ -1,0 +1,163 @@
+"""Record a program once, replay it differentiably: host evidence, off-policy steps, micro-batches."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from bayesft.base import Estimator, Key, Prompt, PyTree
+from bayesft.program.expectation import prepare, run_program, scout, surrogate
+from bayesft.program.scope import Context, Findings, Mode
+
+type Program = Callable[..., Array]
+type Resolver = Callable[..., dict[str, np.ndarray]]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Recording:
+    """P × K lanes of a program; every leaf but those of `xs` leads with [P, K].
+
+    `data` holds choices with their log-probs, frozen numbers and host evidence, nested by scope;
+    `stored` what each estimator prepared (baselines); `costs` the program's cost in nats.
+    """
+
+    keys: Key
+    xs: Prompt
+    data: dict[str, Any]
+    stored: dict[str, Array]
+    costs: Float[Array, "P K"]
+
+
+def record(
+    program: Program,
+    key: Key,
+    args: tuple,
+    xs: Prompt,
+    *,
+    estimator: Estimator | None = None,
+    findings: Findings | None = None,
+    resolve: Resolver | None = None,
+) -> Recording:
+    """Run `program(*args, x)` for every prompt in `xs` [P, ...] and K lanes each.
+
+    `resolve(ids, tokens, lengths)` evaluates evidence in Python: once per batch of P·K rows.
+    Keys fold in the prompt's id. No gradients, and sampling and scoring in one pass. A program that
+    makes no score-type choice and asks for no evidence has nothing to record: its replay does all.
+    `findings` saves the abstract pass where the program was scouted before.
+    """
+    if findings is None:
+        findings = scout(program, estimator, (*args, jax.tree.map(lambda a: a[0], xs)))
+    num_lanes = findings.num_lanes
+    keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), num_lanes))(xs.id)
+    data: dict[str, Any] = {}
+    if not findings.needs_recording:
+        return Recording(keys, xs, data, {}, jnp.zeros(keys.shape))
+    while True:
+        data, request, costs, stored = _phase(program, estimator, keys, args, xs, data)
+        if request is None:
+            return Recording(keys, xs, data, stored, costs)
+        if resolve is None:
+            raise ValueError("the program asks for evidence in Python; pass resolve=")
+        data = _merged(data, _answer(request, resolve))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _phase(program, estimator, keys, args, xs, data):
+    """Run every lane until it ends or needs the host; all that is found out leaves as a pytree."""
+    context = Context(Mode.RECORD, estimator)
+
+    def lanes(x, lane_keys, given):
+        outcome = jax.vmap(lambda k, g: run_program(program, k, (*args, x), context, g))(
+            lane_keys, given
+        )
+        return outcome.record, outcome.request, outcome.cost, prepare(outcome.terms)
+
+    return jax.vmap(lanes)(xs, keys, data)
+
+
+def _answer(request: Mapping[str, Any], resolve: Resolver) -> dict[str, Any]:
+    """Replace every requested (id, tokens, length) by its values, all rows in one call."""
+    answers: dict[str, Any] = {}
+    for name, arrays in request.items():
+        if isinstance(arrays, Mapping):
+            answers[name] = _answer(arrays, resolve)
+            continue
+        ids, tokens, lengths = (np.asarray(a) for a in arrays)
+        values = resolve(ids.ravel(), tokens.reshape(-1, tokens.shape[-1]), lengths.ravel())
+        answers[name] = {
+            term: jnp.asarray(value, jnp.float32).reshape(ids.shape)
+            for term, value in values.items()
+        }
+    return answers
+
+
+def _merged(data: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(data)
+    for name, value in more.items():
+        old = merged.get(name)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[name] = _merged(old, value) if both else value
+    return merged
+
+
+def replay_value_and_grad(
+    program: Program,
+    with_params: Callable[[PyTree], tuple],
+    params: PyTree,
+    recording: Recording,
+    *,
+    estimator: Estimator | None = None,
+    micro_batch: int | None = None,
+) -> tuple[Float[Array, ""], PyTree]:
+    """Mean cost of the recorded lanes, and its gradient estimate with respect to `params`.
+
+    Per lane sg(w)·(cost + Σ sg(credited − stored)·(log q − sg(log q))) with the importance weight
+    w = q(choices)/q_recorded(choices), which is 1 on the first step. Lanes need no collective, so
+    `micro_batch` lanes at a time give the gradient of all at once. The value is the weighted mean
+    cost at `params`; `with_params(params)` gives the program's arguments before x.
+    """
+    num_prompts, num_lanes = recording.costs.shape
+    count = num_prompts * num_lanes
+    batch = min(micro_batch or count, count)
+    lanes = (recording.keys, recording.data, recording.stored)
+    flat = jax.tree.map(lambda a: a.reshape(count, *a.shape[2:]), lanes)
+    xs = jax.tree.map(lambda a: jnp.repeat(a, num_lanes, axis=0), recording.xs)
+    weights = jnp.full(count, 1.0 / count)
+    padding = -count % batch
+    if padding:
+        repeat = jnp.concatenate([jnp.arange(count), jnp.zeros(padding, jnp.int32)])
+        flat, xs = jax.tree.map(lambda a: a[repeat], (flat, xs))
+        weights = jnp.concatenate([weights, jnp.zeros(padding)])
+    context = Context(Mode.REPLAY, estimator)
+
+    def lane(args, x, key, data, stored):
+        outcome = run_program(program, key, (*args, x), context, data)
+        log_ratio = jnp.zeros(())
+        for term in outcome.terms.values():
+            log_ratio += jnp.sum(term.log_prob - term.recorded)
+        ratio = jax.lax.stop_gradient(jnp.exp(log_ratio))
+        return ratio * (outcome.cost + surrogate(outcome.terms, stored))
+
+    def loss(params, xs, flat, weights):
+        args = with_params(params)
+        return jnp.sum(weights * jax.vmap(lambda x, rest: lane(args, x, *rest))(xs, flat))
+
+    gradient = jax.value_and_grad(loss)
+    if count + padding == batch:
+        return gradient(params, xs, flat, weights)
+    split = jax.tree.map(lambda a: a.reshape(-1, batch, *a.shape[1:]), (xs, flat, weights))
+
+    def step(total, part):
+        return jax.tree.map(jnp.add, total, gradient(params, *part)), None
+
+    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    total, _ = jax.lax.scan(step, zero, split)
+    return total

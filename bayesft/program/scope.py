@@ -1,0 +1,291 @@
+"""Scopes: what a running program has chosen, paid and asked for, and who is credited with what."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import enum
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import get_opaque_trace_state
+from jaxtyping import Array, Float
+
+from bayesft.base import Estimator, Key, MultiPathEstimator, PyTree, ScoreEstimator
+from bayesft.errors import ChoiceError, EstimatorError
+
+
+class Mode(enum.Enum):
+    """What a run of a program is for."""
+
+    SCOUT = "abstract pass: find the number of lanes and misplaced choices"
+    ESTIMATE = "one differentiable run"
+    RECORD = "keep choices, evidence and costs; no gradient is needed"
+    REPLAY = "run again on a recording, differentiably"
+    MODEL = "values and log-probs of every choice; no estimators"
+
+
+@dataclasses.dataclass
+class Findings:
+    """What running a program reveals about it."""
+
+    lane_counts: set[int] = dataclasses.field(default_factory=set)
+    pays: bool = False
+    needs_recording: bool = False
+    """Whether choices or evidence must be known before a gradient step."""
+
+    @property
+    def num_lanes(self) -> int:
+        return max(self.lane_counts, default=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What all scopes of one run share."""
+
+    mode: Mode
+    estimator: Estimator | None = None
+    findings: Findings = dataclasses.field(default_factory=Findings)
+    allows_host: bool = True
+    in_branch: bool = False
+
+    @property
+    def recording(self) -> bool:
+        return self.mode in (Mode.RECORD, Mode.MODEL) and not self.in_branch
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ScoreTerm:
+    """One score-type choice: its log-prob, the one recorded, and the cost credited to it, of one
+    shape (per token for sequences)."""
+
+    log_prob: Float[Array, "*shape"]
+    recorded: Float[Array, "*shape"]
+    credited: Float[Array, "*shape"]
+    estimator: ScoreEstimator = dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What leaves a scope, as a pytree, so that it can leave `vmap`, `scan` and `jit`.
+
+    `request` is None, or the host evidence that stopped the run, nested by scope like `record`.
+    """
+
+    value: PyTree
+    cost: Float[Array, ""]
+    terms: dict[str, ScoreTerm]
+    record: dict[str, Any]
+    request: dict[str, Any] | None
+
+
+class HostRequest(Exception):
+    """Evidence in Python is needed before the run can go on; never leaves the program room."""
+
+    def __init__(self, arrays: dict[str, Any]):
+        self.arrays = arrays
+
+
+class Branch(Exception):
+    """A multi-path choice: the scope is run again for each of its values."""
+
+    def __init__(self, name: str, distribution: Any, estimator: MultiPathEstimator, key: Key):
+        self.name, self.distribution = name, distribution
+        self.estimator, self.key = estimator, key
+
+
+_CURRENT: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("scope", default=None)
+
+
+class Scope:
+    """The choices and costs of one body: a program, one lane of a plate, or one step of a scan."""
+
+    def __init__(
+        self,
+        key: Key,
+        context: Context,
+        replay: Mapping[str, Any] | None,
+        fixed: Mapping[str, PyTree],
+    ):
+        self.key, self.context = key, context
+        self.replay: Mapping[str, Any] = replay or {}
+        self.fixed = fixed
+        self.record: dict[str, Any] = {}
+        self._costs: list[tuple[int, Array, str | None]] = []
+        self._terms: list[tuple[int, str, ScoreTerm]] = []
+        self._names: dict[int, str] = {}
+        self._counts: dict[str, int] = {}
+        self._order = 0
+        self._trace_state = get_opaque_trace_state(convention="bayesft")
+
+    def guard(self, what: str) -> None:
+        """Refuse an effect inside a raw JAX transformation, where its gradient would be wrong."""
+        if self._trace_state != get_opaque_trace_state(convention="bayesft"):
+            raise ChoiceError(
+                f"{what} stands inside a raw JAX transformation.",
+                cause="jax.lax.scan, cond, while_loop, switch, map, or jit, vmap, grad, checkpoint "
+                "around it inside the program; credit cannot be assigned through those.",
+                remedy="use bft.scan or bft.plate inside the program; jit, vmap and grad are free "
+                "to use around the whole estimate or value_and_grad call.",
+            )
+
+    def claim(self, name: str, kind: str) -> Key:
+        """Reserve a name in this scope and give its key."""
+        code = zlib.crc32(f"{kind}:{name}".encode()) & 0x7FFFFFFF
+        taken = self._names.setdefault(code, f"{kind} {name!r}")
+        if self._counts.setdefault(f"claim:{code}", 0):
+            same = taken == f"{kind} {name!r}"
+            raise ChoiceError(
+                f"The {kind} {name!r} stands twice in one scope."
+                if same
+                else f"The names {taken} and {kind} {name!r} share a hash.",
+                cause="a draw in a Python loop under one name." if same else "bad luck.",
+                remedy="give every choice its own name, or use bft.plate or bft.scan."
+                if same
+                else "rename one of them.",
+            )
+        self._counts[f"claim:{code}"] = 1
+        return jax.random.fold_in(self.key, code)
+
+    def number(self, stem: str) -> str:
+        """The next name of the form stem/0, stem/1, …, in program order."""
+        count = self._counts[stem] = self._counts.get(stem, -1) + 1
+        return f"{stem}/{count}"
+
+    def next_order(self) -> int:
+        self._order += 1
+        return self._order
+
+    def add_cost(self, value: Array, along: str | None = None, order: int | None = None) -> None:
+        self._costs.append((order or self.next_order(), value, along))
+
+    def add_term(self, name: str, term: ScoreTerm, order: int | None = None) -> None:
+        self._terms.append((order or self.next_order(), name, term))
+
+    def close(self, value: PyTree, returned: Array | float) -> Outcome:
+        """Credit every choice with the costs that come after it.
+
+        A cost along a sequence choice credits each of its tokens with the costs from it on.
+        """
+        names = {name for _, name, _ in self._terms}
+        for _, cost, along in self._costs:
+            if along is not None and along not in names:
+                raise ChoiceError(
+                    f"A cost lines up with {along!r}, which is no score-type choice before it in "
+                    "the same scope.",
+                    cause="a misspelt name, or a choice in another plate, scan or estimator kind.",
+                    remedy="name a sequence choice of this scope in bft.cost(..., along=...).",
+                )
+        total = jnp.asarray(returned, jnp.float32)
+        total += sum((cost.sum() for _, cost, _ in self._costs), jnp.zeros(()))
+        terms = {}
+        for order, name, term in self._terms:
+            later = jnp.asarray(returned, jnp.float32)
+            along_this = jnp.zeros(())
+            for at, cost, along in self._costs:
+                if along == name:
+                    if cost.shape != term.log_prob.shape:
+                        raise ChoiceError(
+                            f"A cost of shape {cost.shape} lines up with {name!r}, whose log-probs "
+                            f"have shape {term.log_prob.shape}.",
+                            cause="along= takes one cost per token of a sequence choice.",
+                            remedy="pass a [T] cost.",
+                        )
+                    along_this += jnp.cumsum(cost[::-1])[::-1]
+                elif at > order:
+                    later += cost.sum()
+            credited = jnp.broadcast_to(later + along_this, term.log_prob.shape) + term.credited
+            terms[name] = dataclasses.replace(term, credited=credited)
+        return Outcome(value, total, terms, self.record, None)
+
+
+def current() -> Scope | None:
+    """The innermost open scope."""
+    return _CURRENT.get()
+
+
+def require_scope(what: str) -> Scope:
+    """The innermost open scope, for effects that need one; guards against raw transformations."""
+    scope = _CURRENT.get()
+    if scope is None:
+        raise ChoiceError(
+            f"{what} stands outside any program.",
+            cause="a program was called directly like a function.",
+            remedy="wrap it: bft.expectation(fn).estimate(key, ...), bft.model(fn), or bft.fit.",
+        )
+    scope.guard(what)
+    return scope
+
+
+@contextlib.contextmanager
+def _opened(scope: Scope) -> Iterator[None]:
+    token = _CURRENT.set(scope)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+def run_scope(
+    body: Callable[[], PyTree],
+    key: Key,
+    context: Context,
+    replay: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, PyTree] | None = None,
+    *,
+    returns_cost: bool = False,
+) -> Outcome:
+    """Run a body in a scope of its own; with `returns_cost` its value is its last cost."""
+    scope = Scope(key, context, replay, fixed or {})
+    try:
+        with _opened(scope):
+            value = body()
+    except HostRequest as request:
+        return Outcome(None, jnp.zeros(()), {}, scope.record, request.arrays)
+    except Branch as branch:
+        return _expand(branch, body, key, context, scope.fixed, returns_cost)
+    if not returns_cost:
+        return scope.close(value, 0.0)
+    if jnp.shape(value) != ():
+        raise ChoiceError(
+            f"The program returned a cost of shape {jnp.shape(value)}.",
+            cause="a program is written for one sample and returns one scalar.",
+            remedy="sum over the value, or let an estimator's num_samples replicate the program.",
+        )
+    return scope.close(None, value)
+
+
+def _expand(branch, body, key, context, fixed, returns_cost) -> Outcome:
+    """Σ_b weight_b · cost_b over the branches of a multi-path choice; nothing else may leave."""
+    values, weights = branch.estimator.expand(branch.name, branch.distribution, branch.key)
+    inner = dataclasses.replace(context, in_branch=True, allows_host=False)
+
+    def rest(value):
+        outcome = run_scope(
+            body, key, inner, None, {**fixed, branch.name: value}, returns_cost=returns_cost
+        )
+        return outcome
+
+    outcome = jax.vmap(rest)(values)
+    if jax.tree.leaves(outcome.value):
+        raise EstimatorError(
+            f"The choice {branch.name!r} takes several paths, but values leave its plate or scan.",
+            cause=f"{type(branch.estimator).__name__} replays the rest of its scope, which cannot "
+            "include what comes after the plate or scan.",
+            remedy="let only bft.cost leave the body (return None), or use score_function, "
+            "leave_one_out or reparameterize there.",
+        )
+    frozen = jax.lax.stop_gradient(weights)
+
+    def weighted(term: ScoreTerm) -> ScoreTerm:
+        scale = frozen.reshape(-1, *(1,) * (term.credited.ndim - 1))
+        return dataclasses.replace(term, credited=scale * term.credited)
+
+    terms = {name: weighted(term) for name, term in outcome.terms.items()}
+    return Outcome(None, jnp.sum(weights * outcome.cost), terms, {}, None)

@@ -1,0 +1,146 @@
+"""Where the next token comes from: the models that run in step, and the ratio they weigh it by."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from bayesft.base import Horizon, Prior, Prompt, PyTree
+from bayesft.errors import SamplerError
+from bayesft.priors.sequence import BoundGuide, bind, inverse_cdf
+from bayesft.target import Target
+
+
+class Choice(NamedTuple):
+    """One more token for every particle."""
+
+    token: Int[Array, "P N"]
+    log_prior: Float[Array, "P N"]
+    """log π0(token | prefix)."""
+    log_ratio: Float[Array, "P N"]
+    """log π0(token | prefix) − log q(token | prefix), the model part of the log-weight."""
+
+
+class Proposer(abc.ABC):
+    """One or several models that advance together; a pytree whose leaves are their arrays.
+
+    `logits` is whatever `choose` needs of them, leading with [P, N].
+    """
+
+    @abc.abstractmethod
+    def start(self, xs: Prompt, num_particles: int, max_new_tokens: int) -> tuple[PyTree, PyTree]:
+        """States after the prompts and the logits of the first new token."""
+
+    @abc.abstractmethod
+    def advance(self, state: PyTree, tokens: Int[Array, "P N"]) -> tuple[PyTree, PyTree]:
+        """States after one more token of each particle and the logits of the next."""
+
+    @abc.abstractmethod
+    def reorder(self, state: PyTree, ancestors: Int[Array, "P N"]) -> PyTree:
+        """States in which particle n continues what particle ancestors[n] was."""
+
+    @abc.abstractmethod
+    def choose(
+        self, uniform: Float[Array, "P N"], logits: PyTree, t: Int[Array, ""], horizon: Horizon
+    ) -> Choice:
+        """The token at position t, from one uniform each."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FromPrior(Proposer):
+    """Tokens are drawn from the prior: one model runs, and its part of the weight is exactly 0."""
+
+    prior: Prior
+
+    def start(self, xs: Prompt, num_particles: int, max_new_tokens: int):
+        return self.prior.start(xs, num_particles, max_new_tokens)
+
+    def advance(self, state: PyTree, tokens: Int[Array, "P N"]):
+        return self.prior.advance(state, tokens)
+
+    def reorder(self, state: PyTree, ancestors: Int[Array, "P N"]) -> PyTree:
+        return self.prior.reorder(state, ancestors)
+
+    def choose(self, uniform, logits, t, horizon):
+        logits = horizon.constrain(_wide(logits), t, self.prior.eos)
+        token, log_prior = inverse_cdf(uniform, logits)
+        return Choice(token, log_prior, jnp.zeros_like(log_prior))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FromGuide(Proposer):
+    """Tokens are drawn from a guide (or another prior) and weighed by the prior beside it."""
+
+    prior: Prior
+    guide: Prior
+
+    def start(self, xs: Prompt, num_particles: int, max_new_tokens: int):
+        prior = self.prior.start(xs, num_particles, max_new_tokens)
+        guide = self.guide.start(xs, num_particles, max_new_tokens)
+        return tuple(zip(prior, guide, strict=True))
+
+    def advance(self, state: PyTree, tokens: Int[Array, "P N"]):
+        prior = self.prior.advance(state[0], tokens)
+        guide = self.guide.advance(state[1], tokens)
+        return tuple(zip(prior, guide, strict=True))
+
+    def reorder(self, state: PyTree, ancestors: Int[Array, "P N"]) -> PyTree:
+        return (
+            self.prior.reorder(state[0], ancestors),
+            self.guide.reorder(state[1], ancestors),
+        )
+
+    def choose(self, uniform, logits, t, horizon):
+        prior, guide = (horizon.constrain(_wide(each), t, self.prior.eos) for each in logits)
+        token, log_proposal = inverse_cdf(uniform, guide)
+        chosen = jnp.take_along_axis(prior, token[..., None], -1)[..., 0]
+        log_prior = chosen - jax.nn.logsumexp(prior, axis=-1)
+        return Choice(token, log_prior, log_prior - log_proposal)
+
+
+def _wide(logits: Array) -> Array:
+    """At least float32: weights add up hundreds of log-probs."""
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def proposer(target: Target, proposal: Prior | BoundGuide | None) -> Proposer:
+    """The proposer of a sampler's `proposal` argument; None means the prior itself.
+
+    A proposal runs up to the target's horizon, under `condition` as under `truncate`. Raises
+    SamplerError where it is of another vocabulary, bound to another horizon, or its context is too
+    short.
+    """
+    prior, horizon = target.prior, target.horizon
+    if isinstance(proposal, BoundGuide):
+        if proposal.horizon != bind(proposal.guide, horizon).horizon:
+            raise SamplerError(
+                f"The proposal is bound to {proposal.horizon}, the target has {horizon}.",
+                cause="the guide was fitted to a target with another horizon or EOS policy.",
+                remedy="pass the guide itself (`bound.guide`) to bind it to this target.",
+            )
+        proposal = proposal.guide
+    if proposal is None or proposal is prior:
+        return FromPrior(prior)
+    theirs, ours = (proposal.vocab_size, proposal.eos), (prior.vocab_size, prior.eos)
+    if theirs != ours:
+        raise SamplerError(
+            f"The proposal has (V, EOS) = {theirs}, the prior {ours}.",
+            cause="a guide made from another model or tokenizer.",
+            remedy="make the guide from target.prior: bft.lm.lora or bft.trainable.",
+        )
+    needed = target.prompts.longest + horizon.max_new_tokens
+    if proposal.max_length is not None and needed > proposal.max_length:
+        raise SamplerError(
+            f"Prompt and completion need {needed} positions, the proposal has "
+            f"{proposal.max_length}.",
+            cause="the proposal's context is shorter than the prior's.",
+            remedy="use a proposal with a longer context, or a smaller max_new_tokens.",
+        )
+    return FromGuide(prior, proposal)

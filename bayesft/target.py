@@ -1,0 +1,305 @@
+"""The target p*(y | x) ∝ π0(y | x)·φ(y, x): declared once, approximated by any sampler or guide."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from bayesft.base import (
+    EosPolicy,
+    Evidence,
+    Horizon,
+    HostEvidence,
+    Observation,
+    Potential,
+    PrefixEvidence,
+    Prior,
+    Prompt,
+    Rows,
+    Sum,
+    Term,
+    is_eos,
+    pad_after_end,
+    sequence_lengths,
+)
+from bayesft.errors import HardConstraintError, PromptError, TargetError
+from bayesft.program import effects
+
+
+class PromptSet:
+    """Prompts of a target: their arrays `xs` [P, ...], and on the host their text and columns."""
+
+    def __init__(self, prior: Prior, prompts: Sequence[Any] | None):
+        if isinstance(prompts, str | Mapping):
+            raise PromptError(
+                f"prompts is a single {type(prompts).__name__}, not a list.",
+                cause="one prompt was given without brackets.",
+                remedy="write prompts=[...].",
+            )
+        if prompts is not None and len(prompts) == 0:
+            raise PromptError(
+                "The prompt list is empty.",
+                cause="a filter removed every prompt, or the wrong variable was passed.",
+                remedy="give at least one prompt, or leave prompts out for the empty prompt.",
+            )
+        self.prompts, self.columns = _split_columns([""] if prompts is None else list(prompts))
+        tokens = [prior.encode(prompt) for prompt in self.prompts]
+        self.longest = max(map(len, tokens))
+        padded = np.full((len(tokens), _bucket(self.longest)), prior.eos[0], np.int32)
+        for row, ids in zip(padded, tokens, strict=True):
+            row[: len(ids)] = ids
+        ids = _content_ids(tokens)
+        self._row = {prompt_id: row for row, prompt_id in enumerate(ids)}
+        self.xs = Prompt(
+            jnp.asarray(padded),
+            jnp.asarray([len(ids) for ids in tokens], jnp.int32),
+            jnp.asarray(ids, jnp.int32),
+        )
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def select(self, rows: Sequence[int]) -> PromptSet:
+        """Some of the prompts, with the ids and padded length that they have here."""
+        chosen = object.__new__(PromptSet)
+        chosen.prompts = [self.prompts[row] for row in rows]
+        chosen.columns = {k: [column[row] for row in rows] for k, column in self.columns.items()}
+        chosen.longest = self.longest
+        index = jnp.asarray(rows, jnp.int32)
+        chosen.xs = jax.tree.map(lambda a: a[index], self.xs)
+        chosen._row = {int(i): row for row, i in enumerate(np.asarray(chosen.xs.id))}
+        return chosen
+
+    def rows(
+        self,
+        prior: Prior,
+        ids: Int[np.ndarray, " R"],
+        tokens: Int[np.ndarray, "R T"],
+        lengths: Int[np.ndarray, " R"],
+    ) -> Rows:
+        """What Python evidence sees of these completions."""
+        at = [self._row[int(prompt_id)] for prompt_id in ids]
+        completion_ids = [
+            row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)
+        ]
+        return Rows(
+            prompts=[self.prompts[i] for i in at],
+            completions=[prior.decode(row) for row in completion_ids],
+            completion_ids=completion_ids,
+            columns={name: [values[i] for i in at] for name, values in self.columns.items()},
+        )
+
+
+def _split_columns(prompts: list[Any]) -> tuple[list[Any], dict[str, list[Any]]]:
+    if not any(isinstance(prompt, Mapping) for prompt in prompts):
+        return prompts, {}
+    names = set(prompts[0]) if isinstance(prompts[0], Mapping) else set()
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, Mapping) or "prompt" not in prompt or set(prompt) != names:
+            raise PromptError(
+                f"Prompt {i} is not a dict with the keys {sorted(names | {'prompt'})}.",
+                cause="prompts mix dicts and text, or dicts of different keys.",
+                remedy="give every prompt as a dict with 'prompt' and the same columns.",
+            )
+    columns = {name: [p[name] for p in prompts] for name in sorted(names - {"prompt"})}
+    return [p["prompt"] for p in prompts], columns
+
+
+def _bucket(longest: int) -> int:
+    """Prompt lengths round up to powers of two, so that new prompts rarely mean new shapes."""
+    return 0 if longest == 0 else max(8, 1 << (longest - 1).bit_length())
+
+
+def _content_ids(tokens: list[list[int]]) -> list[int]:
+    """An id per prompt from its content and its count among equal ones, free of collisions."""
+    seen: dict[tuple[int, ...], int] = {}
+    ids: dict[int, None] = {}
+    for row in tokens:
+        count = seen[tuple(row)] = seen.get(tuple(row), -1) + 1
+        candidate = zlib.crc32(repr((row, count)).encode()) & 0x7FFFFFFF
+        while candidate in ids:
+            candidate = (candidate + 1) & 0x7FFFFFFF
+        ids[candidate] = None
+    return list(ids)
+
+
+@jax.tree_util.register_pytree_node_class
+class Target:
+    """p*(y | x) = π0(y | x)·φ(y, x) / Z(x) over completions of at most `max_new_tokens` tokens.
+
+    `eos` names what happens at the limit: "truncate" (a cut sequence is an outcome), "condition"
+    (only ended sequences count; Z sums φ·π0 over them) or "force" (EOS is forced at the limit).
+    As a pytree its leaves are the arrays of prior and evidence; the prompts stay on the host.
+
+    Raises TargetError for a horizon below 1 or an unknown policy, PromptError for prompts that are
+    empty, malformed, or too long for the prior's context.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        evidence: Evidence | None = None,
+        *,
+        prompts: Sequence[Any] | None = None,
+        max_new_tokens: int,
+        eos: EosPolicy = "truncate",
+    ):
+        if max_new_tokens < 1 or eos not in get_args(EosPolicy.__value__):
+            raise TargetError(
+                f"max_new_tokens={max_new_tokens} and eos={eos!r} declare no target.",
+                cause="a horizon below one token, or a misspelt policy.",
+                remedy='use max_new_tokens ≥ 1 and eos="truncate", "condition" or "force".',
+            )
+        if not isinstance(prior, Prior) or not isinstance(evidence, Evidence | None):
+            raise TargetError(
+                f"A target needs a prior and evidence, not {type(prior).__name__} and "
+                f"{type(evidence).__name__}.",
+                cause="a bare function was passed as evidence, or the arguments are swapped.",
+                remedy="wrap functions: bft.evidence.reward(fn, beta=…), constraint, potential.",
+            )
+        self.prior = prior
+        self.evidence = Sum(() if evidence is None else evidence.terms)
+        self.horizon = Horizon(max_new_tokens, eos)
+        self._prompts: PromptSet | None = PromptSet(prior, prompts)
+        needed = self._prompts.longest + max_new_tokens
+        if prior.max_length is not None and needed > prior.max_length:
+            raise PromptError(
+                f"The longest prompt ({self._prompts.longest} tokens) and max_new_tokens="
+                f"{max_new_tokens} need {needed} positions; the model has {prior.max_length}.",
+                cause="the context of the model is shorter than prompt plus completion.",
+                remedy=f"use max_new_tokens ≤ {prior.max_length - self._prompts.longest}, or "
+                "shorter prompts.",
+            )
+
+    def select(self, rows: Sequence[int]) -> Target:
+        """The same target for some of its prompts; their draws stay the same, by id."""
+        target = self.tree_unflatten(self.horizon, (self.prior, self.evidence))
+        target._prompts = self.prompts.select(rows)
+        return target
+
+    def tree_flatten(self):
+        return (self.prior, self.evidence), self.horizon
+
+    @classmethod
+    def tree_unflatten(cls, horizon: Horizon, children):
+        target = object.__new__(cls)
+        target.prior, target.evidence = children
+        target.horizon, target._prompts = horizon, None
+        return target
+
+    @property
+    def prompts(self) -> PromptSet:
+        """The prompts, on the host."""
+        if self._prompts is None:
+            raise TargetError(
+                "The prompts of a target were asked for inside jit.",
+                cause="text never enters jit; there a target has only its arrays.",
+                remedy="read target.prompts and target.xs outside, and pass x along.",
+            )
+        return self._prompts
+
+    @property
+    def xs(self) -> Prompt:
+        """The prompts' arrays, leading with [P]."""
+        return self.prompts.xs
+
+    @property
+    def hard(self) -> bool:
+        """Whether the target declares sequences impossible that its prior can produce."""
+        hard = any(t.evidence.bounds[0] == -np.inf < t.evidence.bounds[1] <= 0 for t in self.terms)
+        return hard or self.horizon.eos_policy == "condition"
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        return self.evidence.terms
+
+    @property
+    def host_terms(self) -> tuple[Term, ...]:
+        """The terms that only Python can evaluate."""
+        return tuple(t for t in self.terms if isinstance(t.evidence, HostEvidence))
+
+    def require_finite(self, objective: str) -> None:
+        """Raise HardConstraintError where the objective would be infinite under this target."""
+        if self.hard:
+            raise HardConstraintError(
+                f"{objective} is infinite for this target: the guide can produce sequences of "
+                "density 0.",
+                cause='a hard constraint (log_penalty=-inf) or eos="condition".',
+                remedy="declare another target with a finite log_penalty, mask the violations by "
+                "prefix evidence in the guide, or minimise forward_kl.",
+            )
+
+    def log_prior(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, ""]:
+        """log π0(y | x) in nats; -inf for a sequence that `eos` rules out."""
+        value = self.prior.token_log_probs(tokens, x, self.horizon).sum()
+        if self.horizon.eos_policy != "condition":
+            return value
+        return jnp.where(is_eos(tokens, self.prior.eos).any(), value, -jnp.inf)
+
+    def log_device_evidence(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, ""]:
+        """The part of log φ(y, x) that JAX evaluates, in nats."""
+        length = sequence_lengths(tokens, self.prior.eos)
+        total = jnp.zeros(())
+        for term in self.terms:
+            match term.evidence:
+                case Potential() as evidence:
+                    total += term.scaled(evidence.log_potential(tokens, x, length))
+                case PrefixEvidence() as evidence:
+                    total += term.scaled(prefix_sum(evidence, tokens, x, length))
+                case _:
+                    pass
+        return total
+
+    def log_density(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, ""]:
+        """log π0(y | x) + log φ(y, x), unnormalised, in nats.
+
+        Inside a program, evidence in Python is evaluated for all lanes at once on the host, and the
+        rest, which no guide's gradient reaches, is computed once per recording.
+        """
+        tokens = pad_after_end(tokens, self.prior.eos)
+        total = effects.stored(
+            lambda: self.log_prior(tokens, x) + self.log_device_evidence(tokens, x)
+        )
+        if not self.host_terms:
+            return total
+        lengths = sequence_lengths(tokens, self.prior.eos)
+        names = tuple(term.evidence.name for term in self.host_terms)
+        values = effects.host((x.id, tokens, lengths), names, self.evaluate_host)
+        for term in self.host_terms:
+            total += term.scaled(values[term.evidence.name])
+        return total
+
+    def evaluate_host(
+        self,
+        ids: Int[np.ndarray, " R"],
+        tokens: Int[np.ndarray, "R T"],
+        lengths: Int[np.ndarray, " R"],
+    ) -> dict[str, Float[np.ndarray, " R"]]:
+        """Unscaled log φ of every Python term by name, each called once for all rows."""
+        rows = self.prompts.rows(self.prior, ids, tokens, lengths)
+        return {
+            term.evidence.name: np.asarray(term.evidence.evaluate(rows), np.float32)
+            for term in self.host_terms
+            if isinstance(term.evidence, HostEvidence)
+        }
+
+
+def prefix_sum(
+    evidence: PrefixEvidence, tokens: Int[Array, " T"], x: Prompt, length: Int[Array, ""]
+) -> Float[Array, ""]:
+    """Sum of a prefix evidence's increments over the first `length` tokens."""
+
+    def step(state, token):
+        return evidence.step(state, token)
+
+    _, increments = jax.lax.scan(step, evidence.init(x), tokens)
+    return jnp.where(jnp.arange(tokens.shape[-1]) < length, increments, 0.0).sum()
+
+
+__all__ = ["Observation", "PromptSet", "Target", "prefix_sum"]

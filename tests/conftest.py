@@ -1,0 +1,57 @@
+"""Settings that are stricter than users', and where the real models and data are.
+
+The compilation cache is set before JAX is imported; small programs are worth keeping too, because
+the tests compile thousands of them. The environment hands it on to the interpreters tests start.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+
+def _cache_folder() -> Path:
+    """A folder that outlives the run: in the user's cache, or else among temporary files."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for folder in (root / "bayesft" / "tests", Path(tempfile.gettempdir()) / "bayesft-tests"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    return Path(tempfile.mkdtemp(prefix="bayesft-tests-"))
+
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_cache_folder())
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the network
+
+import jax  # noqa: E402
+
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """Folder of real models and data: $BAYESFT_ASSETS, or ../shared/assets."""
+    named = os.environ.get("BAYESFT_ASSETS")
+    folder = Path(named) if named else REPOSITORY.parent / "shared" / "assets"
+    if not folder.is_dir():
+        pytest.skip(f"no real models and data at {folder} (name their folder in $BAYESFT_ASSETS)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden(assets: Path) -> Path:
+    """Folder of reference logits, beside the assets."""
+    folder = assets.parent / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"no reference logits at {folder}")
+    return folder
