@@ -8,7 +8,7 @@ approximate it with a guide (`bft.fit`), and certify how far the guide is (`bft.
 import importlib
 from typing import TYPE_CHECKING
 
-from bayesft import errors, estimators, evidence, objectives, priors, samplers, testing
+from bayesft import errors, estimators, evidence, objectives, priors, samplers
 from bayesft._fit import Fitted, fit
 from bayesft._sample import sample
 from bayesft.base import Prior, Prompt
@@ -19,10 +19,10 @@ from bayesft.program import cost, draw, expectation, model, plate, scan
 from bayesft.target import Target
 
 if TYPE_CHECKING:
-    from bayesft import io, lm
+    from bayesft import io, lm, testing
 
 __version__ = "0.1.0"
-_LAZY = ("io", "lm")
+_LAZY = ("io", "lm", "testing")
 
 
 def __getattr__(name: str):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
@@ -9,6 +11,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from bayesft.base import (
@@ -164,7 +167,7 @@ class Target:
                 remedy="wrap functions: bft.evidence.reward(fn, beta=…), constraint, potential.",
             )
         self.prior = prior
-        self.evidence = Sum(() if evidence is None else evidence.terms)
+        self.evidence = Sum(() if evidence is None else _checked_terms(evidence))
         self.horizon = Horizon(max_new_tokens, eos)
         self._prompts: PromptSet | None = PromptSet(prior, prompts)
         needed = self._prompts.longest + max_new_tokens
@@ -212,7 +215,7 @@ class Target:
     @property
     def hard(self) -> bool:
         """Whether the target declares sequences impossible that its prior can produce."""
-        hard = any(t.evidence.bounds[0] == -np.inf < t.evidence.bounds[1] <= 0 for t in self.terms)
+        hard = any(t.evidence.hard and _known_scale(t) != 0 for t in self.terms)
         return hard or self.horizon.eos_policy == "condition"
 
     @property
@@ -288,6 +291,35 @@ class Target:
             for term in self.host_terms
             if isinstance(term.evidence, HostEvidence)
         }
+
+
+def _known_scale(term: Term) -> float | None:
+    """The scale as a number, or None while it is traced."""
+    return None if isinstance(term.scale, Tracer) else float(term.scale)
+
+
+def _checked_terms(evidence: Evidence) -> tuple[Term, ...]:
+    """The terms under names of their own: Python evidence is recorded by name."""
+    terms: list[Term] = []
+    taken: set[str] = set()
+    for term in evidence.terms:
+        scale, leaf = _known_scale(term), term.evidence
+        if scale is not None and (not math.isfinite(scale) or (scale < 0 and leaf.hard)):
+            raise TargetError(
+                f"The evidence {leaf.name} is scaled by {scale}.",
+                cause="a negative multiple of a hard constraint would be +inf where it is violated."
+                if leaf.hard
+                else "a scale that is NaN or infinite.",
+                remedy="negate the predicate instead, or use a finite scale.",
+            )
+        number = 1
+        while (name := leaf.name if number == 1 else f"{leaf.name}#{number}") in taken:
+            number += 1
+        taken.add(name)
+        if number > 1 and isinstance(leaf, HostEvidence):
+            leaf = dataclasses.replace(leaf, name=name)  # pyright: ignore[reportArgumentType]
+        terms.append(Term(term.scale, leaf))
+    return tuple(terms)
 
 
 def prefix_sum(

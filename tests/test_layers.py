@@ -28,7 +28,7 @@ RANKS = {
     "_fit": 6,
     "testing": 6,
     "lm": 7,
-    "io": 7,
+    "io": 6,
     "interop": 7,
     "report": 8,
     "cli": 8,

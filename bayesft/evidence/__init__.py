@@ -1,0 +1,29 @@
+"""Evidence: log-potentials log φ(y, x) in nats, what turns a prior into a target.
+
+Contract. A member is a lower-case constructor in a file of its own name. It validates its
+arguments and returns a frozen dataclass, a registered pytree (arrays are leaves, functions static
+by identity), of one of the three kinds in `bayesft.base`, by where it can be evaluated:
+
+    HostEvidence    Python, on text: `evaluate(rows) -> [R]`, one call for all rows, outside jit
+    Potential       JAX, on a whole sequence: `log_potential(tokens [T], x, length) -> scalar`
+    PrefixEvidence  JAX, token by token: `init(x)`, `step(state, token) -> (state, increment)`
+
+It has a `name` for errors and metrics, and `bounds`, the smallest and largest value that it can
+take (infinite where unknown): exact rejection and certificates rest on them. `hard` says that it
+declares sequences impossible. Evidence adds up with `+` and scales with `*`; a scale of 0 switches
+even -inf off.
+
+Laws, walked by tests/evidence/test_laws.py over `EVIDENCE` (each member's own test file holds its
+`EXAMPLES`): values lie in the bounds and are never NaN or +inf; sums commute and scales distribute;
+jit = eager, and vmap = loop; padding never changes a value; prefix increments telescope; a new
+array leaf, such as another β, does not retrace.
+"""
+
+from bayesft.evidence.constraint import constraint
+from bayesft.evidence.potential import potential
+from bayesft.evidence.prefix_potential import prefix_potential
+from bayesft.evidence.reward import reward
+
+EVIDENCE = (constraint, potential, prefix_potential, reward)
+
+__all__ = ["EVIDENCE", "constraint", "potential", "prefix_potential", "reward"]

@@ -1,4 +1,4 @@
-"""What a decoder is made of, as static data: sizes, kinds of layers, and the names of its weights."""
+"""What a decoder is made of, as static data: sizes, kinds of layers, names of its weights."""
 
 from __future__ import annotations
 
@@ -37,6 +37,32 @@ class Names:
 
 
 @dataclasses.dataclass(frozen=True)
+class Slot:
+    """A linear map of the checkpoint: its name and its share of a projection's outputs."""
+
+    name: str
+    start: int
+    size: int
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.start, self.start + self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+    """Linear maps of the checkpoint that share an input, computed in one product."""
+
+    inputs: int
+    slots: tuple[Slot, ...]
+    bias: bool
+
+    @property
+    def outputs(self) -> int:
+        return sum(slot.size for slot in self.slots)
+
+
+@dataclasses.dataclass(frozen=True)
 class Architecture:
     """A decoder-only transformer with pre-norm blocks; hashable, so it can be static under jit."""
 
@@ -67,16 +93,32 @@ class Architecture:
         return self.head_dim**-0.5
 
     @property
-    def query_key_value_sizes(self) -> tuple[int, ...]:
-        """Output sizes of the modules in `names.query_key_value`."""
-        key = self.num_key_heads * self.head_dim
-        return _sizes(self.names.query_key_value, (self.num_heads * self.head_dim, key, key))
+    def projections(self) -> dict[tuple[str, str], Projection]:
+        """The linear maps of a layer by their place in it."""
+        names, width = self.names, self.width
+        query, key = self.num_heads * self.head_dim, self.num_key_heads * self.head_dim
+        mlp = (self.mlp_width,) * (2 if self.gated else 1)
+        return {
+            ("attention", "query_key_value"): Projection(
+                width, _slots(names.query_key_value, (query, key, key)), self.attention_bias
+            ),
+            ("attention", "output"): Projection(
+                query, _slots((names.attention_output,), (width,)), self.output_bias
+            ),
+            ("mlp", "up"): Projection(width, _slots(names.up, mlp), self.mlp_bias),
+            ("mlp", "down"): Projection(
+                self.mlp_width, _slots((names.down,), (width,)), self.mlp_bias
+            ),
+        }
 
     @property
-    def up_sizes(self) -> tuple[int, ...]:
-        """Output sizes of the modules in `names.up`."""
-        return _sizes(self.names.up, (self.mlp_width,) * (2 if self.gated else 1))
+    def modules(self) -> tuple[str, ...]:
+        """Names of the linear maps of a layer, relative to it."""
+        return tuple(slot.name for p in self.projections.values() for slot in p.slots)
 
 
-def _sizes(names: tuple[str, ...], parts: tuple[int, ...]) -> tuple[int, ...]:
-    return parts if len(names) == len(parts) else (sum(parts),)
+def _slots(names: tuple[str, ...], sizes: tuple[int, ...]) -> tuple[Slot, ...]:
+    """One slot per name; a single name for several parts is their concatenation."""
+    sizes = sizes if len(names) == len(sizes) else (sum(sizes),)
+    starts = (sum(sizes[:index]) for index in range(len(sizes)))
+    return tuple(Slot(*slot) for slot in zip(names, starts, sizes, strict=True))

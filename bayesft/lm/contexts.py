@@ -20,7 +20,8 @@ type KeyValue = tuple[Array, Array]
 class PromptCache:
     """Keys and values of prompts in every layer, without a particle axis."""
 
-    layers: tuple[tuple[Float[Array, "P heads S head_dim"], Float[Array, "P heads S head_dim"]], ...]
+    layers: tuple[KeyValue, ...]
+    """Each [P, heads, S, head_dim]."""
     length: Int[Array, " P"]
 
     def shared(self, layer: int) -> Shared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -12,10 +13,11 @@ from jaxtyping import Array, Float, Int
 
 from bayesft.lm.activations import FUNCTIONS
 from bayesft.lm.architecture import Architecture
-from bayesft.lm.linear import Adapter, Factor, Linear, Slot
+from bayesft.lm.linear import Adapter, Factor, Linear
 from bayesft.lm.norm import Norm
 from bayesft.lm.rotary import Rotation
 
+type LinearMaker = Callable[[tuple[str, str]], Linear]
 type Heads = Float[Array, "P N T heads head_dim"]
 
 
@@ -31,14 +33,8 @@ class Attention(nnx.Module):
     """Multi-head attention with grouped keys (arXiv:2305.13245)."""
 
     def __init__(self, architecture: Architecture, make: LinearMaker):
-        names = architecture.names
-        slots = _slots(names.query_key_value, architecture.query_key_value_sizes)
-        self.query_key_value = make(architecture.width, slots, architecture.attention_bias)
-        self.output = make(
-            architecture.num_heads * architecture.head_dim,
-            (Slot(names.attention_output, architecture.width),),
-            architecture.output_bias,
-        )
+        self.query_key_value = make(("attention", "query_key_value"))
+        self.output = make(("attention", "output"))
         self.num_heads = architecture.num_heads
         self.num_key_heads = architecture.num_key_heads
         self.head_dim = architecture.head_dim
@@ -60,10 +56,8 @@ class Mlp(nnx.Module):
     """down(act(up x)), or down(act(gate x) · (up x)) (arXiv:2002.05202)."""
 
     def __init__(self, architecture: Architecture, make: LinearMaker):
-        slots = _slots(architecture.names.up, architecture.up_sizes)
-        self.up = make(architecture.width, slots, architecture.mlp_bias)
-        down = Slot(architecture.names.down, architecture.width)
-        self.down = make(architecture.mlp_width, (down,), architecture.mlp_bias)
+        self.up = make(("mlp", "up"))
+        self.down = make(("mlp", "down"))
         self.gated = architecture.gated
         self.activation = architecture.activation
 
@@ -107,10 +101,10 @@ class Decoder(nnx.Module):
         deviation: float = 0.02,
         rngs: nnx.Rngs,
     ):
-        def make(inputs: int, slots: tuple[Slot, ...], bias: bool) -> Linear:
-            return Linear(
-                inputs, slots, bias=bias, deviation=deviation, adapter=adapter, rngs=rngs
-            )
+        projections = architecture.projections
+
+        def make(place: tuple[str, str]) -> Linear:
+            return Linear(projections[place], adapter, deviation=deviation, rngs=rngs)
 
         def table(rows: int) -> nnx.Param:
             shape = (rows, architecture.width)
@@ -118,9 +112,7 @@ class Decoder(nnx.Module):
 
         self.embedding = table(architecture.vocab_size)
         self.positions = None if architecture.rope else table(architecture.max_positions)
-        self.layers = nnx.List(
-            [Block(architecture, make) for _ in range(architecture.num_layers)]
-        )
+        self.layers = nnx.List([Block(architecture, make) for _ in range(architecture.num_layers)])
         self.final_norm = Norm(architecture.width, architecture.norm, architecture.norm_epsilon)
         self.head = None if architecture.tied else table(architecture.vocab_size)
         self.rope = architecture.rope
@@ -154,13 +146,7 @@ class Decoder(nnx.Module):
         return scores.reshape(*hidden.shape[:-1], scores.shape[-1])
 
 
-class LinearMaker(Protocol):
-    """Builds the linear maps of a decoder with its adapter and initial scale."""
-
-    def __call__(self, inputs: int, slots: tuple[Slot, ...], bias: bool) -> Linear: ...
-
-
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def structure(
     architecture: Architecture, adapter: Adapter | None = None
 ) -> tuple[nnx.GraphDef[Decoder], Any, Any]:
@@ -168,7 +154,3 @@ def structure(
     decoder = nnx.eval_shape(lambda: Decoder(architecture, adapter, rngs=nnx.Rngs(0)))
     graph, factors, weights = nnx.split(decoder, Factor, ...)
     return graph, nnx.to_pure_dict(weights), nnx.to_pure_dict(factors)
-
-
-def _slots(names: tuple[str, ...], sizes: tuple[int, ...]) -> tuple[Slot, ...]:
-    return tuple(Slot(name, size) for name, size in zip(names, sizes, strict=True))

@@ -74,7 +74,7 @@ def reorder(state: DecodeState, ancestors: Int[Array, "P N"]) -> DecodeState:
     (ancestors[ancestors[n]] == ancestors[n]), as resampling in bayesft guarantees. The cost is
     that of the dead rows, and nothing where every particle is its own ancestor.
     """
-    num_prompts, num_particles = ancestors.shape
+    num_particles = ancestors.shape[1]
     own = lax.broadcasted_iota(ancestors.dtype, ancestors.shape, 1)
     dead = (ancestors != own).reshape(-1)
     rows = jnp.nonzero(dead, size=dead.size, fill_value=0)[0].astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""Language models as priors: one engine for a loaded model and for the guides that start from it."""
+"""Language models as priors: one engine for a model and for the guides that start from it."""
 
 from __future__ import annotations
 
@@ -112,9 +112,7 @@ class DecoderPrior(Prior):
         return prompts.decode(tokens, self.card)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["weights"], meta_fields=["card"]
-)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["weights"], meta_fields=["card"])
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LanguageModel(DecoderPrior):
     """A decoder with its weights; a pytree whose leaves are the arrays."""
@@ -139,15 +137,18 @@ class LanguageModel(DecoderPrior):
         return f"LanguageModel({self.name!r}, {self.card.architecture.num_layers} layers)"
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["card"]
-)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["weights"], meta_fields=["card"])
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class FullGuide(DecoderPrior, Guide):
     """A language model all of whose parameters are trained; a tied head stays tied."""
 
-    params: PyTree  # pyright: ignore[reportIncompatibleMethodOverride]
+    weights: PyTree
     card: Card
+
+    @property
+    def params(self) -> PyTree:
+        """All arrays of the decoder."""
+        return self.weights
 
     def decoder(self) -> Decoder:
         return self.language_model().decoder()
@@ -157,11 +158,11 @@ class FullGuide(DecoderPrior, Guide):
 
     def language_model(self) -> LanguageModel:
         """The guide as a fixed model, the arrays shared."""
-        return LanguageModel(self.params, self.card)
+        return LanguageModel(self.weights, self.card)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a folder that bayesft and transformers load (see `LanguageModel.save`)."""
-        save_model(path, self.params, self.card)
+        save_model(path, self.weights, self.card)
 
     def __repr__(self) -> str:
         return f"FullGuide({self.name!r})"

@@ -7,24 +7,26 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-
-@dataclasses.dataclass(frozen=True)
-class Slot:
-    """One of the maps: the module's name in a checkpoint, and its number of outputs."""
-
-    name: str
-    size: int
+from bayesft.lm.architecture import Projection
 
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685): W + scale · A B on the named slots."""
+    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685): W + scale · A B on the named slots.
+
+    The scale is alpha / rank, or alpha / √rank if rank-stabilised (arXiv:2312.03732).
+    """
 
     rank: int
-    scale: float
+    alpha: float
+    rank_stabilised: bool
     slots: tuple[str, ...]
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
 
 
 class Factor(nnx.Variable):
@@ -32,42 +34,41 @@ class Factor(nnx.Variable):
 
 
 class Factors(nnx.Module):
-    """A [in, rank], normal so that A's outputs keep the input's scale, and B [rank, out], zero."""
+    """A [in, rank] and B [rank, out]; `lora` draws A where training starts."""
 
-    def __init__(self, inputs: int, outputs: int, rank: int, *, rngs: nnx.Rngs):
-        self.a = Factor(jax.random.normal(rngs.params(), (inputs, rank)) * inputs**-0.5)
+    def __init__(self, inputs: int, outputs: int, rank: int):
+        self.a = Factor(jnp.zeros((inputs, rank), jnp.float32))
         self.b = Factor(jnp.zeros((rank, outputs), jnp.float32))
 
 
 class Linear(nnx.Module):
-    """x @ kernel + bias for several slots in one product; the outputs are concatenated.
+    """x @ kernel + bias for the slots of a projection in one product; the outputs are concatenated.
 
     Kernels are [in, out] and start normal with standard deviation `deviation`, biases at zero.
     """
 
     def __init__(
         self,
-        inputs: int,
-        slots: tuple[Slot, ...],
-        *,
-        bias: bool,
-        deviation: float,
+        projection: Projection,
         adapter: Adapter | None,
+        *,
+        deviation: float,
         rngs: nnx.Rngs,
     ):
-        outputs = sum(slot.size for slot in slots)
-        kernel = jax.random.normal(rngs.params(), (inputs, outputs), jnp.float32)
-        self.kernel = nnx.Param(kernel * deviation)
-        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
-        self.slots = slots
+        shape = (projection.inputs, projection.outputs)
+        kernel = jax.random.normal(rngs.params(), shape, jnp.float32) * deviation
+        self.kernel = nnx.Param(kernel)
+        self.bias = (
+            nnx.Param(jnp.zeros(projection.outputs, jnp.float32)) if projection.bias else None
+        )
+        self.slots = projection.slots
         self.scale = adapter.scale if adapter else 0.0
-        adapted = {s for s in slots if adapter and s.name in adapter.slots}
         self.factors = nnx.List(
             [
-                Factors(inputs, slot.size, adapter.rank, rngs=rngs)
-                if adapter and slot in adapted
+                Factors(projection.inputs, slot.size, adapter.rank)
+                if adapter and slot.name in adapter.slots
                 else None
-                for slot in slots
+                for slot in projection.slots
             ]
         )
 

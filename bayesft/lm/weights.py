@@ -46,30 +46,19 @@ def tensors_of(architecture: Architecture) -> Iterator[Tensor]:
 
 
 def _layer(architecture: Architecture, index: int) -> Iterator[Tensor]:
-    names, layer, width = architecture.names, ("layers", index), architecture.width
+    names, layer = architecture.names, ("layers", index)
     prefix = names.layer.format(index)
     yield from _norm(architecture, f"{prefix}.{names.attention_norm}", (*layer, "attention_norm"))
     yield from _norm(architecture, f"{prefix}.{names.mlp_norm}", (*layer, "mlp_norm"))
-    mixed = architecture.num_heads * architecture.head_dim
-    linears = (
-        (("attention", "query_key_value"), names.query_key_value, width,
-         architecture.query_key_value_sizes, architecture.attention_bias),
-        (("attention", "output"), (names.attention_output,), mixed, (width,),
-         architecture.output_bias),
-        (("mlp", "up"), names.up, width, architecture.up_sizes, architecture.mlp_bias),
-        (("mlp", "down"), (names.down,), architecture.mlp_width, (width,), architecture.mlp_bias),
-    )  # fmt: skip
-    for place, modules, inputs, sizes, bias in linears:
-        start = 0
-        for module, size in zip(modules, sizes, strict=True):
-            columns = slice(start, start + size)
-            start += size
-            transposed = names.kernels_are_transposed
-            shape = (size, inputs) if transposed else (inputs, size)
-            name = f"{prefix}.{module}"
-            yield Tensor(f"{name}.weight", (*layer, *place, "kernel"), shape, columns, transposed)
-            if bias:
-                yield Tensor(f"{name}.bias", (*layer, *place, "bias"), (size,), columns)
+    transposed = names.kernels_are_transposed
+    for place, projection in architecture.projections.items():
+        path = (*layer, *place)
+        for slot in projection.slots:
+            name, shape = f"{prefix}.{slot.name}", (projection.inputs, slot.size)
+            shape = shape[::-1] if transposed else shape
+            yield Tensor(f"{name}.weight", (*path, "kernel"), shape, slot.columns, transposed)
+            if projection.bias:
+                yield Tensor(f"{name}.bias", (*path, "bias"), (slot.size,), slot.columns)
 
 
 def _norm(architecture: Architecture, name: str, path: Path) -> Iterator[Tensor]:
@@ -107,14 +96,12 @@ def write_weights(weights: Mapping[str, Any], architecture: Architecture) -> dic
         value: Any = weights
         for key in tensor.path:
             value = value[key]
-        part = np.asarray(value)[..., tensor.columns] if value.ndim else np.asarray(value)
+        part = np.asarray(value)[..., tensor.columns]
         tensors[tensor.name] = part.T if tensor.transposed else part
     return tensors
 
 
-def _check(
-    files: TensorFiles, tensors: list[Tensor], architecture: Architecture
-) -> dict[str, str]:
+def _check(files: TensorFiles, tensors: list[Tensor], architecture: Architecture) -> dict[str, str]:
     """Name of every tensor as stored: with the base model's prefix, or without."""
     names = architecture.names
     prefix = f"{names.base}."
@@ -140,7 +127,7 @@ def _check(
     unexpected = sorted(
         name
         for name in files.shapes
-        if name not in known and not any(re.fullmatch(p, f".{name}") for p in names.ignored)
+        if name not in known and not any(re.fullmatch(p, name) for p in names.ignored)
     )
     if unexpected:
         raise ModelError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +108,17 @@ class FromGuide(Proposer):
 def _wide(logits: Array) -> Array:
     """At least float32: weights add up hundreds of log-probs."""
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def require_proposal(proposal: Any) -> Prior | BoundGuide | None:
+    """The proposal, if it can be one; raises SamplerError for anything but a prior or a guide."""
+    if not isinstance(proposal, Prior | BoundGuide | None):
+        raise SamplerError(
+            f"A {type(proposal).__name__} cannot propose sequences.",
+            cause="a whole fit, a target or a function was passed as proposal.",
+            remedy="pass a prior or a guide: `fitted.guide`, bft.lm.lora(…), or None.",
+        )
+    return proposal
 
 
 def proposer(target: Target, proposal: Prior | BoundGuide | None) -> Proposer:

@@ -47,4 +47,3 @@ SCALINGS: Mapping[str, Callable[[Settings, int], Scaling]] = {
     "linear": _linear,
     "llama3": _llama3,
 }
-

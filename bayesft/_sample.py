@@ -1,0 +1,44 @@
+"""The driver behind `bft.sample`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from bayesft.base import Key, Sampler
+from bayesft.draws import Draws
+from bayesft.errors import SamplerError
+from bayesft.target import Target
+
+
+def sample(target: Target, sampler: Sampler, key: Key) -> Draws:
+    """Draws of the target for every prompt, under the sampler's claim (`draws.claim`).
+
+    The same key gives the same draws. Raises SamplerError where an argument is not what it should
+    be, and whatever the sampler and the evidence raise.
+    """
+    if not isinstance(target, Target):
+        raise SamplerError(
+            f"A {type(target).__name__} was given as target.",
+            cause="a prior or evidence on its own, or arguments in another order.",
+            remedy="call bft.sample(bft.Target(prior, evidence, …), sampler, key).",
+        )
+    if not isinstance(sampler, Sampler):
+        raise SamplerError(
+            f"{sampler!r} is not a sampler.",
+            cause="a constructor that was not called, or arguments in another order.",
+            remedy="pass bft.samplers.smc(num_particles=128) or another member of the room.",
+        )
+    if not _is_key(key):
+        raise SamplerError(
+            f"The key is not a single typed JAX key: {key!r}.",
+            cause="a seed, a batch of keys, or a key of the old uint32 kind.",
+            remedy="pass jax.random.key(seed).",
+        )
+    return sampler.run(target, key)
+
+
+def _is_key(key: Any) -> bool:
+    is_typed = isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return is_typed and key.shape == ()

@@ -1,0 +1,73 @@
+"""Protocols that every room speaks, and the arrays that pass between them.
+
+Dimension key: **P** prompts, **N** particles, **K** lanes, **T** new tokens, **S** prompt tokens,
+**V** vocabulary. Arguments run (tokens, x): what is scored, then what it is conditioned on.
+"""
+
+from bayesft.base.algorithms import (
+    Claim,
+    Estimator,
+    MultiPathEstimator,
+    PathwiseEstimator,
+    Sampler,
+    ScoreEstimator,
+)
+from bayesft.base.distributions import (
+    Distribution,
+    Enumerable,
+    Guide,
+    Key,
+    Prior,
+    PyTree,
+    TokenDistribution,
+)
+from bayesft.base.evidence import (
+    Evidence,
+    HostEvidence,
+    LeafEvidence,
+    Potential,
+    PrefixEvidence,
+    Rows,
+    Sum,
+    Term,
+)
+from bayesft.base.sequences import (
+    EosPolicy,
+    Horizon,
+    Observation,
+    Prompt,
+    is_eos,
+    pad_after_end,
+    sequence_lengths,
+)
+
+__all__ = [
+    "Claim",
+    "Distribution",
+    "Enumerable",
+    "EosPolicy",
+    "Estimator",
+    "Evidence",
+    "Guide",
+    "Horizon",
+    "HostEvidence",
+    "Key",
+    "LeafEvidence",
+    "MultiPathEstimator",
+    "Observation",
+    "PathwiseEstimator",
+    "Potential",
+    "PrefixEvidence",
+    "Prior",
+    "Prompt",
+    "PyTree",
+    "Rows",
+    "Sampler",
+    "ScoreEstimator",
+    "Sum",
+    "Term",
+    "TokenDistribution",
+    "is_eos",
+    "pad_after_end",
+    "sequence_lengths",
+]

@@ -1,0 +1,82 @@
+"""Estimators and samplers, and the claims that they state."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bayesft.base.distributions import Key, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A stated guarantee; tests hold every member of a room to it.
+
+    `kind` is one of `exact`, `unbiased`, `biased` (estimators and objectives), or `proper weights`,
+    `exact draws`, `another law` (samplers); `detail` says the law, or what biases.
+    """
+
+    kind: Literal["exact", "unbiased", "biased", "proper weights", "exact draws", "another law"]
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.detail}" if self.detail else self.kind
+
+
+class Estimator(abc.ABC):
+    """How a random choice is differentiated; concrete estimators derive from one of the three kinds
+    below. `num_samples` = K replicates the whole program into K lanes, the outermost axis."""
+
+    claim: Claim
+    num_samples: int = 1
+
+
+class PathwiseEstimator(Estimator):
+    """Differentiates through the value itself."""
+
+    @abc.abstractmethod
+    def sample(self, name: str, distribution: Any, key: Key) -> PyTree:
+        """A value through which gradients flow to the distribution's parameters."""
+
+
+class ScoreEstimator(Estimator):
+    """Differentiates the choice's log-probability, weighted by the cost credited to it."""
+
+    @abc.abstractmethod
+    def prepare(self, credited: Float[Array, "K *shape"]) -> Float[Array, "K *shape"]:
+        """What to store with a recording, elementwise on credited cost: the baseline of each lane,
+        which must not depend on that lane's own choice."""
+
+    def surrogate(
+        self,
+        credited: Float[Array, "*shape"],
+        log_prob: Float[Array, "*shape"],
+        stored: Float[Array, "*shape"],
+    ) -> Float[Array, ""]:
+        """A scalar of value 0 whose gradient is the choice's part of the gradient estimate."""
+        advantage = jax.lax.stop_gradient(credited - stored)
+        return jnp.sum(advantage * (log_prob - jax.lax.stop_gradient(log_prob)))
+
+
+class MultiPathEstimator(Estimator):
+    """Replays the rest of the program for several values of the choice."""
+
+    @abc.abstractmethod
+    def expand(self, name: str, distribution: Any, key: Key) -> tuple[PyTree, Float[Array, " B"]]:
+        """B values, stacked on the leading axis, and their differentiable weights: the program's
+        cost is Σ_b weight_b · cost_b."""
+
+
+class Sampler(abc.ABC):
+    """Turns a target into draws, under a stated claim."""
+
+    claim: Claim
+
+    @abc.abstractmethod
+    def run(self, target: Any, key: Key) -> Any:
+        """Draws of the target: `run(target, key) -> Draws`."""

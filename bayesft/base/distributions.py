@@ -1,0 +1,115 @@
+"""Distributions, priors and guides."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from bayesft.base.sequences import Horizon, Prompt
+
+type PyTree = Any
+type Key = jax.Array
+
+
+@runtime_checkable
+class Distribution(Protocol):
+    """Anything that `draw` accepts, numpyro's distributions among them: normalised, in nats."""
+
+    def sample(self, key: Key) -> PyTree: ...
+
+    def log_prob(self, value: PyTree) -> Array: ...
+
+
+@runtime_checkable
+class TokenDistribution(Distribution, Protocol):
+    """A distribution over sequences: its log-prob comes as one number per token, 0 on padding."""
+
+    def token_log_probs(self, value: Int[Array, " T"]) -> Float[Array, " T"]: ...
+
+    def sample_and_token_log_probs(
+        self, key: Key
+    ) -> tuple[Int[Array, " T"], Float[Array, " T"]]: ...
+
+
+class Prior(abc.ABC):
+    """Normalised distribution over token sequences given a prompt, a pytree of arrays.
+
+    Samplers see the batched form below: states and logits lead with [P, N]. `SteppedPrior` (in
+    `bayesft.priors`) lifts a prior written for one sequence to it.
+    """
+
+    vocab_size: int
+    """V."""
+    eos: tuple[int, ...]
+    """The tokens that end a sequence; the first one is also the padding."""
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest prompt plus completion in tokens, or None where there is no limit."""
+        return None
+
+    @abc.abstractmethod
+    def start(
+        self, xs: Prompt, num_particles: int, max_new_tokens: int
+    ) -> tuple[PyTree, Float[Array, "P N V"]]:
+        """State after the prompts and the logits of the first new token."""
+
+    @abc.abstractmethod
+    def advance(
+        self, state: PyTree, tokens: Int[Array, "P N"]
+    ) -> tuple[PyTree, Float[Array, "P N V"]]:
+        """State after one more token of each particle and the logits of the next."""
+
+    @abc.abstractmethod
+    def reorder(self, state: PyTree, ancestors: Int[Array, "P N"]) -> PyTree:
+        """State in which particle n of prompt p continues what particle ancestors[p, n] was."""
+
+    @abc.abstractmethod
+    def token_log_probs(
+        self, tokens: Int[Array, " T"], x: Prompt, horizon: Horizon
+    ) -> Float[Array, " T"]:
+        """Teacher-forced log-probs of one completion, 0 on padding; they sum to its log-prob."""
+
+    @abc.abstractmethod
+    def encode(self, prompt: Any) -> list[int]:
+        """Token ids of a prompt (text, or chat messages where the prior knows a template)."""
+
+    def encode_completion(self, text: str) -> list[int]:
+        """Token ids of a text that continues a prompt: no BOS in front, no EOS at the end."""
+        return self.encode(text)
+
+    @abc.abstractmethod
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+
+    @abc.abstractmethod
+    def trainable(self) -> Guide:
+        """A guide that starts as this prior, all of its parameters trainable."""
+
+
+class Guide(Prior):
+    """A prior with trainable parameters: `params` holds the arrays that gradients are taken for."""
+
+    params: PyTree
+    """Trainable arrays only."""
+
+    @abc.abstractmethod
+    def with_params(self, params: PyTree) -> Guide:
+        """The same guide with other parameters."""
+
+    def trainable(self) -> Guide:
+        return self
+
+
+@runtime_checkable
+class Enumerable(Protocol):
+    """A prior whose sequences can be listed."""
+
+    def enumerate(self, max_new_tokens: int) -> Int[np.ndarray, "M T"]:
+        """Every sequence that ends by EOS within T tokens or is cut there, padded with EOS."""
+        ...

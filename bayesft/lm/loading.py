@@ -1,0 +1,116 @@
+"""Models from folders, from configurations, and adapters on top of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bayesft.base import Key
+from bayesft.errors import GuideError, ModelError
+from bayesft.io.files import read_json, require_folder
+from bayesft.io.peft import CONFIG, STEM, read_peft_config
+from bayesft.io.tensors import open_tensors
+from bayesft.lm.adapters import read_factors
+from bayesft.lm.card import make_card
+from bayesft.lm.decoder import Decoder
+from bayesft.lm.language_model import LanguageModel
+from bayesft.lm.linear import Adapter
+from bayesft.lm.lora import LoraGuide
+from bayesft.lm.targets import resolve
+from bayesft.lm.tokenizer import Tokenizer, read_tokenizer
+from bayesft.lm.weights import read_weights
+
+
+def load(
+    path: str | os.PathLike[str], dtype: Any = jnp.float32, *, tokenizer: bool = True
+) -> LanguageModel:
+    """The language model in a folder of Hugging Face format, as a prior.
+
+    Reads `config.json`, `*.safetensors` (one file or an index of shards, in any float type),
+    `tokenizer.json` with what lies beside it, and `generation_config.json` where there is one.
+    Weights are converted to `dtype`, float32 for exact work. `tokenizer=False` loads a folder
+    without a tokenizer; prompts are then token ids. Nothing in the folder is executed.
+
+    Raises ModelError, before any tensor is read, for a folder that is missing, incomplete or
+    corrupt, and for models whose forward pass is not implemented exactly.
+    """
+    folder = require_folder(path).resolve()
+    if not (folder / "config.json").exists() and (folder / CONFIG).exists():
+        raise ModelError(
+            f"{folder} holds an adapter, not a model.",
+            remedy=f"load its base model, then bft.lm.load_adapter(lm, {str(path)!r})",
+        )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ModelError(f"Weights cannot be of dtype {dtype}.", remedy="use jnp.float32")
+    config = read_json(folder / "config.json")
+    generation = folder / "generation_config.json"
+    generation_config = read_json(generation) if generation.exists() else None
+    reader = read_tokenizer(folder) if tokenizer else None
+    card = make_card(folder.name, str(folder), config, generation_config, reader)
+    weights = read_weights(open_tensors(folder), card.architecture, dtype)
+    return LanguageModel(weights, card)
+
+
+def load_adapter(lm: LanguageModel, path: str | os.PathLike[str]) -> LoraGuide:
+    """The LoRA adapter in a PEFT folder, as a guide over its base model.
+
+    Raises ModelError for an adapter of another model, and for options beyond plain LoRA.
+    """
+    if not isinstance(lm, LanguageModel):
+        raise GuideError(
+            f"An adapter is loaded over a language model, not a {type(lm).__name__}.",
+            remedy="give what bft.lm.load returns",
+        )
+    folder = require_folder(path).resolve()
+    config = read_peft_config(folder)
+    architecture = lm.card.architecture
+    slots, unknown = resolve(config.target_modules, architecture)
+    if unknown:
+        raise ModelError(
+            f"The adapter in {folder} targets {unknown[0]!r}, which {lm.name} does not have or "
+            "bayesft does not adapt.",
+            cause="the adapter belongs to another model, or adapts embeddings or some layers only",
+            remedy=f"use adapters of {', '.join(architecture.modules)} in every layer",
+        )
+    if config.fan_in_fan_out == architecture.names.kernels_are_transposed:
+        raise ModelError(
+            f"The adapter in {folder} sets fan_in_fan_out to {config.fan_in_fan_out}, but "
+            f"{lm.name} stores its kernels the other way round.",
+            cause="the adapter belongs to another model",
+            remedy="load it on the model that adapter_config.json names as its base",
+        )
+    adapter = Adapter(config.rank, config.alpha, config.rank_stabilised, slots)
+    factors = read_factors(open_tensors(folder, STEM), architecture, adapter)
+    return LoraGuide(factors, lm.weights, lm.card, adapter)
+
+
+def initialise(
+    config: Mapping[str, Any],
+    key: Key,
+    tokenizer: str | os.PathLike[str] | None = None,
+    dtype: Any = jnp.float32,
+) -> LanguageModel:
+    """A language model with random weights, for training from scratch and for benchmarks.
+
+    `config` is what `config.json` would hold; kernels and embeddings are normal with standard
+    deviation `initializer_range` (0.02), norms are 1. `tokenizer` is the path of a
+    tokenizer.json; the files beside it are read too. Raises ModelError as `load` does.
+    """
+    config = dict(config)
+    reader = _tokenizer_at(Path(tokenizer)) if tokenizer is not None else None
+    name = str(config.get("model_type"))
+    card = make_card(name, name, config, None, reader)
+    deviation = float(config.get("initializer_range", 0.02))
+    decoder = Decoder(card.architecture, deviation=deviation, rngs=nnx.Rngs(key))
+    weights = nnx.to_pure_dict(nnx.state(decoder))
+    return LanguageModel(jax.tree.map(lambda array: array.astype(dtype), weights), card)
+
+
+def _tokenizer_at(path: Path) -> Tokenizer:
+    return read_tokenizer(path if path.is_dir() else path.parent)

@@ -1,0 +1,118 @@
+"""Low-rank adapters as guides: `params` are the factors alone, the base weights are shared."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bayesft.base import Guide, Key, PyTree
+from bayesft.errors import GuideError
+from bayesft.lm.adapters import places, save_adapter
+from bayesft.lm.card import Card
+from bayesft.lm.decoder import Decoder, structure
+from bayesft.lm.language_model import DecoderPrior, LanguageModel
+from bayesft.lm.linear import Adapter
+from bayesft.lm.targets import resolve
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["factors", "weights"],
+    meta_fields=["card", "adapter"],
+)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class LoraGuide(DecoderPrior, Guide):
+    """A language model with low-rank factors beside its frozen weights."""
+
+    factors: PyTree
+    weights: PyTree
+    """The base model's arrays, by reference."""
+    card: Card
+    adapter: Adapter
+
+    def decoder(self) -> Decoder:
+        graph, _, _ = structure(self.card.architecture, self.adapter)
+        return nnx.merge(graph, self.factors, self.weights)
+
+    @property
+    def params(self) -> PyTree:
+        """The factors A and B of every adapted module."""
+        return self.factors
+
+    def with_params(self, params: PyTree) -> LoraGuide:
+        return dataclasses.replace(self, factors=params)
+
+    def merge(self) -> LanguageModel:
+        """The language model whose weights are W + scale · A B."""
+        return LanguageModel(_merge(self), self.card)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a PEFT adapter folder; raises ModelError where it would replace other files."""
+        save_adapter(path, self.factors, self.card, self.adapter)
+
+    def __repr__(self) -> str:
+        return f"LoraGuide({self.card.name!r}, rank={self.adapter.rank})"
+
+
+def lora(
+    lm: LanguageModel,
+    *,
+    rank: int = 8,
+    key: Key,
+    alpha: float | None = None,
+    target_modules: Sequence[str] | str = "all-linear",
+) -> LoraGuide:
+    """A guide W + (alpha / rank) · A B that starts equal to the language model (B = 0).
+
+    `target_modules` are names as the checkpoint spells them ("q_proj", "mlp.c_proj"), by default
+    every linear map of attention and MLP; alpha is 2 · rank by default. A starts uniform on
+    ±1/√in, as in PEFT. Raises GuideError for a rank below 1 or a module that does not exist.
+    """
+    if not isinstance(lm, LanguageModel):
+        raise GuideError(
+            f"lora adapts a language model, not a {type(lm).__name__}.",
+            remedy="give what bft.lm.load returns; merge() or language_model() make one of a guide",
+        )
+    if rank < 1:
+        raise GuideError(f"The rank of an adapter is {rank}.", remedy="give a rank of at least 1")
+    alpha = 2.0 * rank if alpha is None else alpha
+    architecture = lm.card.architecture
+    slots, unknown = resolve(target_modules, architecture)
+    if unknown:
+        raise GuideError(
+            f"{lm.name} has no module {unknown[0]!r} to adapt.",
+            remedy=f"choose from: {', '.join(architecture.modules)}",
+        )
+    adapter = Adapter(rank, alpha, False, slots)
+    _, _, shapes = structure(architecture, adapter)
+    paths, tree = jax.tree.flatten_with_path(shapes)
+    keys = jax.random.split(key, len(paths))
+    factors = [
+        _uniform(leaf_key, shape.shape) if path[-1].key == "a" else jnp.zeros(shape.shape)
+        for leaf_key, (path, shape) in zip(keys, paths, strict=True)
+    ]
+    return LoraGuide(jax.tree.unflatten(tree, factors), lm.weights, lm.card, adapter)
+
+
+def _uniform(key: Key, shape: tuple[int, ...]) -> jax.Array:
+    bound = shape[0] ** -0.5
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
+@jax.jit
+def _merge(guide: LoraGuide) -> PyTree:
+    """Weights with the factors added into the kernels."""
+    weights = jax.tree.map(lambda array: array, guide.weights)
+    for place in places(guide.card.architecture, guide.adapter):
+        linear = place.linear_of(weights)
+        factors = place.factors_of(guide.factors)
+        update = guide.adapter.scale * (factors["a"] @ factors["b"])
+        kernel = linear["kernel"]
+        linear["kernel"] = kernel.at[:, place.slot.columns].add(update.astype(kernel.dtype))
+    return weights

@@ -1,0 +1,137 @@
+"""Text to token ids and back, by the `tokenizers` library, as the model folder's files say."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from bayesft.errors import ModelError
+from bayesft.io.files import read_json
+
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+"""What a model folder may hold for its tokenizer; saved models carry the same texts."""
+
+
+class Tokenizer:
+    """A tokenizer and the texts of its files, which are all that it depends on."""
+
+    def __init__(self, files: Mapping[str, str], where: str = "the model folder"):
+        self.files = dict(files)
+        self.config: dict[str, Any] = {}
+        for name in ("special_tokens_map.json", "tokenizer_config.json"):
+            self.config |= _parse(self.files.get(name, "{}"), f"{where}/{name}")
+        _parse(self.files["tokenizer.json"], f"{where}/tokenizer.json")
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(self.files["tokenizer.json"])
+        except Exception as error:  # the library raises bare exceptions
+            raise ModelError(
+                f"{where}/tokenizer.json is no tokenizer: {error}.",
+                cause="the file was edited, or written by a newer `tokenizers`",
+                remedy="download it again",
+            ) from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """Texts of the special tokens by role, such as bos_token."""
+        named = {k: v for k, v in self.config.items() if k.endswith("_token")}
+        texts = {k: v.get("content") if isinstance(v, dict) else v for k, v in named.items()}
+        return {role: text for role, text in texts.items() if isinstance(text, str)}
+
+    @property
+    def bos(self) -> int | None:
+        """Id of the token that begins a text, where there is one."""
+        text = self.special_tokens.get("bos_token")
+        return None if text is None else self._tokenizer.token_to_id(text)
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja source of the default chat template."""
+        if "chat_template.jinja" in self.files:
+            return self.files["chat_template.jinja"]
+        template = self.config.get("chat_template")
+        if isinstance(template, list):  # several named ones
+            named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+            template = named.get("default")
+        return template if isinstance(template, str) else None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, begun as the folder says: by `add_bos_token` where that is set, else by
+        the post-processor of tokenizer.json."""
+        add_bos = self.config.get("add_bos_token")
+        if add_bos is None:
+            return self._tokenizer.encode(text).ids
+        ids = self.encode_plain(text)
+        return [self.bos, *ids] if add_bos and self.bos is not None else ids
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Ids of a text that spells its special tokens itself, as a rendered chat does."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int], *, continues: bool) -> str:
+        """Text of ids, special tokens left out; `continues` where they follow other text.
+
+        Tokenizers in the manner of sentencepiece strip the space in front of a text. In front of
+        a continuation it belongs to the text, so it is decoded behind a probe, which is cut off.
+        """
+        if not continues:
+            return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        probe, text = self._probe
+        decoded = self._tokenizer.decode([*probe, *ids], skip_special_tokens=True)
+        return decoded.removeprefix(text)
+
+    @functools.cached_property
+    def _probe(self) -> tuple[list[int], str]:
+        """Ids of an ordinary letter and their text."""
+        ids = self.encode_plain("a")
+        return ids, self._tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a model folder; raises ModelError where tokenizer.json is missing."""
+    if not (folder / "tokenizer.json").exists():
+        raise ModelError(
+            f"{folder} has no tokenizer.json.",
+            cause="the tokenizer was not downloaded, or is stored in another format",
+            remedy="save it with transformers' AutoTokenizer, or work with token ids alone by "
+            f"bft.lm.load({str(folder)!r}, tokenizer=False)",
+        )
+    if (folder / "tokenizer_config.json").exists():
+        read_json(folder / "tokenizer_config.json")
+    present = [folder / name for name in FILES if (folder / name).exists()]
+    return Tokenizer({file.name: _read(file) for file in present}, str(folder))
+
+
+def _read(path: Path) -> str:
+    try:
+        # newline="" keeps line ends as they are: what is saved is what was loaded.
+        with path.open(encoding="utf-8", newline="") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is not UTF-8 text.", remedy="download it again") from error
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ModelError(
+            f"{where} is not valid JSON: {error}.",
+            cause="the file was truncated or edited by hand",
+            remedy="download it again",
+        ) from error
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,42 @@
+"""Samplers: what turns a target into draws.
+
+Contract. A sampler is a frozen dataclass, made by a lower-case constructor that validates its
+settings, with `claim` and `run(target, key) -> Draws`. Its claim is one of
+
+- *proper weights*: E[Ẑ·f̄] = Z·E_p*[f], f̄ the self-normalised mean, so E[Ẑ] = Z (not of its log);
+- *exact draws*: independent draws of p*, equally weighted;
+- *another law*, which its docstring states; `log_z` is None where there is no estimate.
+
+Iterative samplers add `init(target, key) -> state`, `step(key, state) -> (state, info)` and
+`finish`. What can be inside one `jit` is: targets, proposals and states are pytrees, functions are
+static by identity, and neither a new prompt, key nor scale of the evidence retraces. Python
+evidence is called between jitted segments, once for all rows. Prompts are an explicit axis, and
+keys fold in a prompt's id: a prompt in a batch draws what the same prompt alone draws.
+
+A new way to propose tokens is a `Proposer`, a new resampling scheme a function
+`(key, log_weights [N]) -> counts [N]`; both plug into the loop in `sequential`.
+
+Laws, tested in tests/samplers on every member of `SAMPLERS`: the claim holds against enumeration
+under each EOS policy, `log_prior` and `log_evidence` are those of the target, log-weights hold no
+NaN, the same key gives the same draws and a new key new ones, a batch of prompts equals each alone,
+one trace per shape, and a planted bug makes the test of the claim fail.
+"""
+
+from collections.abc import Callable
+
+from bayesft.base import Sampler
+from bayesft.samplers import resampling
+from bayesft.samplers.best_of_n import best_of_n
+from bayesft.samplers.importance import importance
+from bayesft.samplers.rejection import rejection
+from bayesft.samplers.smc import smc
+
+SAMPLERS: dict[str, Callable[[int], Sampler]] = {
+    "importance": importance,
+    "rejection": rejection,
+    "best_of_n": lambda num_draws: best_of_n(4, num_draws),
+    "smc": smc,
+}
+"""Every member by name, made from the number of draws: what the laws walk."""
+
+__all__ = ["SAMPLERS", "best_of_n", "importance", "rejection", "resampling", "smc"]

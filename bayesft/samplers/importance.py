@@ -1,0 +1,22 @@
+"""Importance sampling: independent draws of a proposal, weighted by the target."""
+
+from __future__ import annotations
+
+from bayesft.base import Prior
+from bayesft.priors.sequence import BoundGuide
+from bayesft.samplers.particle_sampler import ParticleSampler
+from bayesft.samplers.proposers import require_proposal
+from bayesft.samplers.validation import require_count
+
+
+def importance(num_particles: int, proposal: Prior | BoundGuide | None = None) -> ParticleSampler:
+    """Properly weighted draws: w(y) = π0(y | x)·φ(y, x) / q(y | x), Ẑ the mean weight.
+
+    The proposal q is a guide or a prior over the same vocabulary, up to the target's horizon; the
+    default is the prior itself, whose part of the weight is then exactly 0. A draw may stop short
+    once its weight is 0: its log-densities are then those of the prefix drawn.
+    """
+    return ParticleSampler(
+        num_particles=require_count("num_particles", num_particles),
+        proposal=require_proposal(proposal),
+    )

@@ -1,0 +1,167 @@
+"""The sampler behind `importance` and `smc`: segments of token steps with host calls between."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from bayesft.base import Claim, Key, Prior, Sampler
+from bayesft.draws import Draws, Status, effective_sample_size, log_mean_exp
+from bayesft.errors import SamplerError
+from bayesft.priors.sequence import BoundGuide
+from bayesft.samplers import sequential
+from bayesft.samplers.ended import estimate_log_ended, log_ended
+from bayesft.samplers.particles import Particles
+from bayesft.samplers.proposers import FromPrior, proposer
+from bayesft.samplers.sequential import ResamplingRule
+from bayesft.samplers.validation import require_log_densities
+from bayesft.samplers.whole import on_host, whole_terms
+from bayesft.target import Target
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SMCState:
+    """Particles between two segments: what the next one needs."""
+
+    target: Target
+    particles: Particles
+    stop: int
+    """Number of tokens at which the last segment ended."""
+    finished: bool
+    """Whether every sequence has ended or has weight 0, and all evidence is in the weights."""
+
+
+class SegmentInfo(NamedTuple):
+    """What is known at the end of a segment."""
+
+    ess: Float[Array, " P"]
+    num_resamples: Int[Array, " P"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ParticleSampler(Sampler):
+    """Particles that propose token by token, resampled by `rule` or never.
+
+    `init(target, key)` gives particles with one token, `step(key, state)` one segment of `every`
+    tokens (all of them for None) with the evidence on whole sequences brought up to date, and
+    `finish(key, state)` the draws; `run` does all three. The same key may serve all of them.
+    """
+
+    num_particles: int = dataclasses.field(metadata={"static": True})
+    proposal: Prior | BoundGuide | None = None
+    rule: ResamplingRule | None = None
+    every: int | None = dataclasses.field(default=None, metadata={"static": True})
+
+    @property
+    def claim(self) -> Claim:
+        return Claim("proper weights", "E[mean weight · weighted mean of f] = Z·E_p*[f]")
+
+    def init(self, target: Target, key: Key) -> SMCState:
+        particles = sequential.start(
+            target, proposer(target, self.proposal), self.rule, target.xs, key, self.num_particles
+        )
+        return SMCState(target, particles, stop=0, finished=False)
+
+    def step(self, key: Key, state: SMCState) -> tuple[SMCState, SegmentInfo]:
+        return self._segment(key, state, sequential.advance, sequential.weigh)
+
+    def finish(self, key: Key, state: SMCState, history: Sequence[SegmentInfo] = ()) -> Draws:
+        """The draws of a finished state; `history` only goes into their `info`.
+
+        Raises SamplerError for a state that is not finished, EvidenceError where evidence was NaN
+        or +inf.
+        """
+        if not state.finished:
+            raise SamplerError(
+                f"The particles have not been stepped to their end (stopped at {state.stop}).",
+                cause="finish was called before state.finished.",
+                remedy="call step until state.finished, or call run.",
+            )
+        target, particles = state.target, state.particles
+        paths, totals = particles.paths, _totals(particles)
+        require_log_densities(target, paths.log_prior, totals.log_evidence, totals.log_weights)
+        return Draws(
+            tokens=paths.tokens,
+            lengths=paths.lengths,
+            log_weights=totals.log_weights,
+            log_prior=paths.log_prior,
+            log_evidence=totals.log_evidence,
+            log_z=totals.log_z,
+            status=np.where(np.asarray(totals.dead), Status.ALL_DEAD, Status.OK),
+            claim=self.claim,
+            prompts=target.prompts.prompts,
+            decode=target.prior.decode,
+            log_ended=log_ended(target, lambda: self._log_ended(key, state)),
+            info=self._info(particles, history),
+        )
+
+    def run(self, target: Target, key: Key) -> Draws:
+        state, history = self.init(target, key), []
+        while not state.finished:
+            state, info = self._segment(
+                key, state, sequential.advance_in_place, sequential.weigh_in_place
+            )
+            history.append(info)
+        return self.finish(key, state, history)
+
+    def _segment(self, key: Key, state: SMCState, advance, weigh) -> tuple[SMCState, SegmentInfo]:
+        target, num_tokens = state.target, state.target.horizon.max_new_tokens
+        stop = min(state.stop + (self.every or num_tokens), num_tokens)
+        proposing = proposer(target, self.proposal)
+        particles = advance(target, proposing, self.rule, target.xs, key, state.particles, stop)
+        if whole_terms(target):
+            values = on_host(target, particles)
+            particles = weigh(target, self.rule, target.xs, particles, values)
+        info, active = _segment_info(particles)
+        return SMCState(target, particles, stop, stop == num_tokens or not bool(active)), info
+
+    def _info(self, particles: Particles, history: Sequence[SegmentInfo]) -> dict[str, Any]:
+        if self.rule is None:
+            return {}
+        return {
+            "num_resamples": particles.num_resamples,
+            "ess": np.stack([np.asarray(segment.ess) for segment in history]) if history else None,
+            "ancestors": particles.ancestors,
+        }
+
+    def _log_ended(self, key: Key, state: SMCState) -> Float[Array, " P"]:
+        """Estimated from the draws themselves where they are plain samples of the prior."""
+        target = state.target
+        of_prior = self.rule is None and isinstance(proposer(target, self.proposal), FromPrior)
+        if of_prior and len(whole_terms(target)) == len(target.terms):  # none has stopped short
+            return jnp.log(state.particles.paths.done.mean(-1))
+        return estimate_log_ended(target, key, self.num_particles)
+
+
+class _Totals(NamedTuple):
+    log_weights: Float[Array, "P N"]
+    log_evidence: Float[Array, "P N"]
+    log_z: Float[Array, " P"]
+    dead: Bool[Array, " P"]
+
+
+@jax.jit
+def _totals(particles: Particles) -> _Totals:
+    return _Totals(
+        log_weights=particles.log_weights + particles.log_z[:, None],
+        log_evidence=particles.paths.log_evidence,
+        log_z=particles.log_z + log_mean_exp(particles.log_weights),
+        dead=~particles.alive.any(-1),
+    )
+
+
+@jax.jit
+def _segment_info(particles: Particles) -> tuple[SegmentInfo, Bool[Array, ""]]:
+    """Copies, because the next segment may overwrite the particles."""
+    info = SegmentInfo(
+        effective_sample_size(particles.log_weights), jnp.copy(particles.num_resamples)
+    )
+    return info, particles.active.any()

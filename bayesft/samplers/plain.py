@@ -1,0 +1,96 @@
+"""Plain samples of the prior with their evidence, numbered per prompt.
+
+Sample number i of a prompt depends on the key, the prompt's id and i alone, so that neither the
+size of a batch nor the other prompts in it change what is drawn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from bayesft.base import Key, Prompt, is_eos, sequence_lengths
+from bayesft.priors.sequence import generate
+from bayesft.samplers.validation import require_log_densities
+from bayesft.target import Target
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """B samples of the prior for every prompt, on the host; log-densities in nats.
+
+    Where the target is impossible whatever Python evidence says, that is not asked, and
+    `log_evidence` is -inf.
+    """
+
+    tokens: Int[np.ndarray, "P B T"]
+    lengths: Int[np.ndarray, "P B"]
+    log_prior: Float[np.ndarray, "P B"]
+    log_evidence: Float[np.ndarray, "P B"]
+
+    def take(self, index: Int[np.ndarray, "P N"]) -> Samples:
+        """For every prompt the samples at these places."""
+
+        def pick(a: np.ndarray) -> np.ndarray:
+            return np.take_along_axis(a, index.reshape(*index.shape, *(1,) * (a.ndim - 2)), 1)
+
+        return Samples(*map(pick, vars(self).values()))
+
+    @classmethod
+    def join(cls, batches: list[Samples], size: int) -> Samples:
+        """The first `size` samples of consecutive batches."""
+        fields = zip(*(vars(batch).values() for batch in batches), strict=True)
+        return cls(*(np.concatenate(parts, axis=1)[:, :size] for parts in fields))
+
+
+def propose(
+    target: Target, key: Key, first: int, size: int, wanted: Bool[np.ndarray, " P"] | None = None
+) -> Samples:
+    """Samples number first, …, first + size - 1 of every prompt, in one jitted loop.
+
+    Python evidence is called once for all rows of the prompts that are `wanted` (None: all); the
+    values of the other prompts lack it. Raises EvidenceError where evidence is NaN or +inf.
+    """
+    tokens, lengths, log_prior, log_device = map(
+        np.array, _propose(target, target.xs, key, first, size)
+    )
+    impossible = np.isneginf(log_prior) | np.isneginf(log_device)
+    log_evidence = np.where(impossible, -np.inf, log_device).astype(np.float32)
+    asked = ~impossible if wanted is None else ~impossible & wanted[:, None]
+    if target.host_terms and asked.any():
+        ids = np.broadcast_to(np.asarray(target.xs.id)[:, None], asked.shape)
+        values = target.evaluate_host(ids[asked], tokens[asked], lengths[asked])
+        for term in target.host_terms:
+            log_evidence[asked] += np.asarray(term.scaled(jnp.asarray(values[term.evidence.name])))
+    require_log_densities(target, log_prior, log_evidence)
+    return Samples(tokens, lengths, log_prior, log_evidence)
+
+
+def sample_keys(xs: Prompt, key: Key, first: int | Array, size: int) -> Key:
+    """Keys [P, size] of the samples number first, first + 1, … of every prompt."""
+    numbers = first + jnp.arange(size, dtype=jnp.int32)
+    fold_in = jax.random.fold_in
+    prompt_keys = jax.vmap(lambda prompt_id: fold_in(key, prompt_id))(xs.id)
+    return jax.vmap(lambda k: jax.vmap(lambda i: fold_in(k, i))(numbers))(prompt_keys)
+
+
+@partial(jax.jit, static_argnames="size")
+def _propose(
+    target: Target, xs: Prompt, key: Key, first: int, size: int
+) -> tuple[Array, Array, Array, Array]:
+    keys = sample_keys(xs, key, first, size)
+    tokens, log_probs = generate(target.prior, xs, keys, target.horizon)
+
+    def score(tokens: Array, log_probs: Array, x: Prompt) -> tuple[Array, Array, Array]:
+        length = sequence_lengths(tokens, target.prior.eos)
+        log_prior = log_probs.sum(dtype=jnp.result_type(float))
+        if target.horizon.eos_policy == "condition":
+            log_prior = jnp.where(is_eos(tokens, target.prior.eos).any(), log_prior, -jnp.inf)
+        return length, log_prior, target.log_device_evidence(tokens, x)
+
+    return tokens, *jax.vmap(jax.vmap(score, (0, 0, None)))(tokens, log_probs, xs)

@@ -1,0 +1,56 @@
+"""What every sampler checks: its counts when it is made, its numbers when it is done."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from bayesft.base import HostEvidence
+from bayesft.errors import EvidenceError, SamplerError
+from bayesft.target import Target
+
+
+def require_count(name: str, value: Any) -> int:
+    """The value as an int of at least 1; raises SamplerError for anything else."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = 0
+    if isinstance(value, bool) or count < 1:
+        raise SamplerError(
+            f"{name}={value!r} is not a count of at least 1.",
+            cause="zero, a negative number, or a float.",
+            remedy=f"give {name} as a positive integer.",
+        )
+    return count
+
+
+def require_log_densities(
+    target: Target,
+    log_prior: Float[Array, "P N"],
+    log_evidence: Float[Array, "P N"],
+    log_weights: Float[Array, "P N"] | None = None,
+) -> None:
+    """Raise where a log-density is NaN or +inf: EvidenceError for evidence, else SamplerError."""
+    evidence, prior = np.asarray(log_evidence), np.asarray(log_prior)
+    if (bad := np.argwhere(np.isnan(evidence) | (evidence == np.inf))).size:
+        prompt, draw = bad[0].tolist()
+        names = [t.evidence.name for t in target.terms if not isinstance(t.evidence, HostEvidence)]
+        raise EvidenceError(
+            f"The evidence of draw {draw} of prompt {prompt} is {evidence[prompt, draw]}, not a "
+            "log-potential in [-inf, +inf).",
+            cause=f"one of the functions {names or 'that are evaluated in JAX'}, or a negative "
+            "scale on evidence of -inf.",
+            remedy="return finite log-potentials in nats, or -inf for what is impossible.",
+        )
+    weights = prior if log_weights is None else np.asarray(log_weights)
+    if (bad := np.argwhere(np.isnan(prior) | np.isnan(weights))).size:
+        prompt, draw = bad[0].tolist()
+        raise SamplerError(
+            f"The log-weight of draw {draw} of prompt {prompt} is NaN.",
+            cause="a model whose logits are NaN, or -inf for every token.",
+            remedy="check the logits of the prior and of the proposal on this prompt.",
+        )
