@@ -158,7 +158,7 @@ def _update(objective, estimator, optimizer, micro_batch, params, state, frame, 
     )
     updates, state = optimizer.update(gradient, state, params)
     params = optax.apply_updates(params, updates)
-    return params, state, value, optax.global_norm(gradient)
+    return params, state, value, optax.tree.norm(gradient)
 
 
 def _batches(num_prompts: int, size: int, key: Key) -> Iterator[np.ndarray]:

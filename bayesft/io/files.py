@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def to_json(value: dict[str, Any]) -> str:
+def to_json(value: Mapping[str, Any]) -> str:
     """JSON as transformers and peft write it."""
-    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+    return json.dumps(dict(value), indent=2, sort_keys=True) + "\n"
 
 
 def require_folder(path: str | os.PathLike[str]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,62 +25,76 @@ class Shared:
 
 def attend(
     query: Float[Array, "P N Q heads_q head_dim"],
-    keys: Float[Array, "P N heads T head_dim"],
-    values: Float[Array, "P N heads T head_dim"],
+    keys: Float[Array, "R heads T head_dim"],
+    values: Float[Array, "R heads T head_dim"],
     visible: Bool[Array, "Q T"],
     shared: Shared | None = None,
 ) -> Float[Array, "P N Q heads_q head_dim"]:
     """softmax(q kᵀ) v over the own positions that are visible and the prompt's real ones.
 
-    The query is scaled already. One softmax runs over both parts without putting them together,
-    so that the prompt is read once for all of its particles, as one large product.
+    Own keys have one row per particle, R = P · N; the query is scaled already. One softmax runs
+    over both parts without putting them together, so that the prompt is read once for all of its
+    particles, as one large product.
     """
-    num_prompts, num_particles, num_queries, num_heads, head_dim = query.shape
-    heads = keys.shape[2]
-    group = num_heads // heads
-    grouped = query.reshape(num_prompts, num_particles, num_queries, heads, group, head_dim)
-    grouped = grouped.transpose(0, 1, 3, 4, 2, 5)  # P N heads group Q head_dim
-    per_particle = (num_prompts, num_particles, heads, group * num_queries)
-    own_query = grouped.reshape(*per_particle, head_dim)
-    own = _scores(own_query, keys).reshape(*per_particle[:3], group, num_queries, keys.shape[3])
-    own = jnp.where(visible[None, None, None, None], own, MASKED)
-    own = own.reshape(*per_particle, keys.shape[3])
-    top = own.max(-1, keepdims=True)
-
+    num_prompts, num_particles, num_queries, _, head_dim = query.shape
+    heads = keys.shape[1]
+    rows = num_prompts * num_particles
+    # Query heads that share a key head stand together with the queries: r heads (group Q) d.
+    own_query = query.reshape(rows, num_queries, heads, -1, head_dim).transpose(0, 2, 3, 1, 4)
+    group = own_query.shape[2]
+    own_query = own_query.reshape(rows, heads, group * num_queries, head_dim)
+    part = _part(own_query, keys, values, jnp.tile(visible, (group, 1))[None, None])
     if shared is not None:
-        per_prompt = (num_prompts, heads, num_particles * group * num_queries)
-        prompt_query = own_query.swapaxes(1, 2).reshape(*per_prompt, head_dim)
-        prompt = _scores(prompt_query, shared.keys)
-        prompt = jnp.where(shared.real[:, None, None], prompt, MASKED)
-        prompt_top = _to_particles(prompt.max(-1, keepdims=True), per_particle)
-        top = jnp.maximum(top, prompt_top)
-    top = lax.stop_gradient(top)
-
-    own = jnp.exp(own - top)
-    total = own.sum(-1, keepdims=True)
-    mixed = own.astype(values.dtype) @ values
-    if shared is not None:
-        prompt = jnp.exp(prompt - top.swapaxes(1, 2).reshape(*per_prompt, 1))
-        total = total + _to_particles(prompt.sum(-1, keepdims=True), per_particle)
-        mixed = mixed + _to_particles(prompt.astype(values.dtype) @ shared.values, per_particle)
+        prompt_query = _to_prompts(own_query, num_prompts)
+        prompt = _part(prompt_query, shared.keys, shared.values, shared.real[:, None, None])
+        part = _join(part, jax.tree.map(lambda x: _to_rows(x, rows), prompt))
+    _, total, mixed = part
     mixed = (mixed / total).astype(query.dtype)
-    mixed = mixed.reshape(*per_particle[:3], group, num_queries, head_dim)
-    return mixed.transpose(0, 1, 4, 2, 3, 5).reshape(query.shape)
+    mixed = mixed.reshape(rows, heads, group, num_queries, head_dim)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(query.shape)
 
 
-def _scores(query: Array, keys: Array) -> Float[Array, "*batch rows positions"]:
-    """q kᵀ in float32."""
-    return jnp.matmul(query, keys.swapaxes(-1, -2), preferred_element_type=jnp.float32)
+class _Part(NamedTuple):
+    """Softmax over some of the positions: the largest score, Σ e^(score − top), Σ e^(…) v."""
+
+    top: Float[Array, "rows heads queries 1"]
+    total: Float[Array, "rows heads queries 1"]
+    mixed: Float[Array, "rows heads queries head_dim"]
 
 
-def _to_particles(x: Array, per_particle: tuple[int, ...]) -> Array:
-    """[P, heads, N · rows, d] as [P, N, heads, rows, d]."""
-    prompts, particles, heads, rows = per_particle
-    return x.reshape(prompts, heads, particles, rows, x.shape[-1]).swapaxes(1, 2)
+def _part(query: Array, keys: Array, values: Array, mask: Array) -> _Part:
+    scores = jnp.einsum("rhqd,rhtd->rhqt", query, keys, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask, scores, MASKED)
+    top = lax.stop_gradient(scores.max(-1, keepdims=True))
+    weights = jnp.exp(scores - top)
+    mixed = jnp.einsum(
+        "rhqt,rhtd->rhqd", weights.astype(values.dtype), values, preferred_element_type=jnp.float32
+    )
+    return _Part(top, weights.sum(-1, keepdims=True), mixed)
+
+
+def _join(a: _Part, b: _Part) -> _Part:
+    """Softmax over the positions of both; a part that is masked entirely adds exactly nothing."""
+    top = jnp.maximum(a.top, b.top)
+    of_a, of_b = jnp.exp(a.top - top), jnp.exp(b.top - top)
+    return _Part(top, a.total * of_a + b.total * of_b, a.mixed * of_a + b.mixed * of_b)
+
+
+def _to_prompts(x: Array, num_prompts: int) -> Array:
+    """[P · N, heads, queries, d] as [P, heads, N · queries, d]."""
+    rows, heads, queries, last = x.shape
+    split = x.reshape(num_prompts, rows // num_prompts, heads, queries, last)
+    return split.swapaxes(1, 2).reshape(num_prompts, heads, -1, last)
+
+
+def _to_rows(x: Array, rows: int) -> Array:
+    """[P, heads, N · queries, d] as [P · N, heads, queries, d]."""
+    num_prompts, heads, _, last = x.shape
+    split = x.reshape(num_prompts, heads, rows // num_prompts, -1, last)
+    return split.swapaxes(1, 2).reshape(rows, heads, -1, last)
 
 
 def causal(num_positions: int) -> Bool[Array, "T T"]:
     """Which positions each position sees: itself and those before."""
-    return jax.lax.broadcasted_iota(jnp.int32, (num_positions, num_positions), 0) >= (
-        jax.lax.broadcasted_iota(jnp.int32, (num_positions, num_positions), 1)
-    )
+    position = jnp.arange(num_positions, dtype=jnp.int32)
+    return position[None] <= position[:, None]

@@ -66,7 +66,7 @@ def _eos(
     """The tokens that end a sequence: those of generation_config.json, else of config.json."""
     value = generation_config.get("eos_token_id")
     value = config.get("eos_token_id") if value is None else value
-    tokens = tuple(value) if isinstance(value, list) else (value,)
+    tokens: tuple[Any, ...] = tuple(value) if isinstance(value, list) else (value,)
     if value is None or not tokens:
         raise ModelError(
             "The model names no end-of-sequence token.",

@@ -38,9 +38,9 @@ class Alone:
     def attend(
         self, layer: int, query: Heads, keys: Heads, values: Heads
     ) -> tuple[Heads, KeyValue]:
-        keys, values = _positions_last_but_one(keys), _positions_last_but_one(values)
+        keys, values = _rows(keys), _rows(values)
         mixed = attend(query, keys, values, causal(query.shape[2]))
-        return mixed, (keys[:, 0], values[:, 0])
+        return mixed, (keys, values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class AfterPrompt:
     prompt: PromptCache
 
     def attend(self, layer: int, query: Heads, keys: Heads, values: Heads) -> tuple[Heads, None]:
-        keys, values = _positions_last_but_one(keys), _positions_last_but_one(values)
+        keys, values = _rows(keys), _rows(values)
         visible = causal(query.shape[2])
         return attend(query, keys, values, visible, self.prompt.shared(layer)), None
 
@@ -66,14 +66,15 @@ class NextToken:
     def attend(
         self, layer: int, query: Heads, keys: Heads, values: Heads
     ) -> tuple[Heads, KeyValue]:
-        cached = tuple(
-            lax.dynamic_update_slice_in_dim(cache, _positions_last_but_one(new), self.step, 3)
-            for cache, new in zip(self.layers[layer], (keys, values), strict=True)
-        )
-        position = jnp.arange(cached[0].shape[3], dtype=jnp.int32)
+        cached_keys, cached_values = self.layers[layer]
+        keys = lax.dynamic_update_slice_in_dim(cached_keys, _rows(keys), self.step, axis=2)
+        values = lax.dynamic_update_slice_in_dim(cached_values, _rows(values), self.step, axis=2)
+        position = jnp.arange(keys.shape[2], dtype=jnp.int32)
         visible = (position <= self.step)[None]
-        return attend(query, *cached, visible, self.prompt.shared(layer)), cached
+        mixed = attend(query, keys, values, visible, self.prompt.shared(layer))
+        return mixed, (keys, values)
 
 
-def _positions_last_but_one(x: Heads) -> Float[Array, "P N heads T head_dim"]:
-    return x.swapaxes(2, 3)
+def _rows(x: Heads) -> Float[Array, "R heads T head_dim"]:
+    """One row per particle, positions behind heads."""
+    return x.reshape(-1, *x.shape[2:]).swapaxes(1, 2)

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from bayesft.lm.activations import FUNCTIONS
-from bayesft.lm.architecture import Architecture
+from bayesft.lm.architecture import Activation, Architecture
 from bayesft.lm.linear import Adapter, Factor, Linear
 from bayesft.lm.norm import Norm
 from bayesft.lm.rotary import Rotation
@@ -59,7 +59,7 @@ class Mlp(nnx.Module):
         self.up = make(("mlp", "up"))
         self.down = make(("mlp", "down"))
         self.gated = architecture.gated
-        self.activation = architecture.activation
+        self.activation: Activation = architecture.activation
 
     def __call__(self, x: Array) -> Array:
         hidden = self.up(x)

@@ -21,7 +21,7 @@ from bayesft.lm.decoder import Decoder
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecodeState:
-    """Where each particle stands: `layers` holds keys and values [P, N, heads, T, head_dim]."""
+    """Where each particle stands: `layers` holds keys and values [P · N, heads, T, head_dim]."""
 
     prompt: PromptCache
     layers: tuple[KeyValue, ...]
@@ -48,7 +48,8 @@ def start(
 
     def empty(keys: Array) -> Array:
         _, heads, _, head_dim = keys.shape
-        return jnp.zeros((num_prompts, num_particles, heads, max_new_tokens, head_dim), keys.dtype)
+        rows = num_prompts * num_particles
+        return jnp.zeros((rows, heads, max_new_tokens, head_dim), keys.dtype)
 
     layers = tuple((empty(keys), empty(values)) for keys, values in prompt.layers)
     shape = (num_prompts, num_particles, vocab_size)
@@ -74,21 +75,19 @@ def reorder(state: DecodeState, ancestors: Int[Array, "P N"]) -> DecodeState:
     (ancestors[ancestors[n]] == ancestors[n]), as resampling in bayesft guarantees. The cost is
     that of the dead rows, and nothing where every particle is its own ancestor.
     """
-    num_particles = ancestors.shape[1]
-    own = lax.broadcasted_iota(ancestors.dtype, ancestors.shape, 1)
-    dead = (ancestors != own).reshape(-1)
-    rows = jnp.nonzero(dead, size=dead.size, fill_value=0)[0].astype(jnp.int32)
+    num_prompts, num_particles = ancestors.shape
+    first = jnp.arange(num_prompts, dtype=jnp.int32) * num_particles
+    sources = (ancestors.astype(jnp.int32) + first[:, None]).reshape(-1)
+    dead = sources != jnp.arange(sources.size, dtype=jnp.int32)
+    targets = jnp.nonzero(dead, size=dead.size, fill_value=0)[0].astype(jnp.int32)
 
     def copy_row(index: Array, layers: tuple[KeyValue, ...]) -> tuple[KeyValue, ...]:
-        prompt, particle = rows[index] // num_particles, rows[index] % num_particles
-        ancestor = ancestors[prompt, particle].astype(jnp.int32)
-        zero = jnp.zeros((), jnp.int32)
+        target = targets[index]
+        source = sources[target]
 
         def copy(cache: Array) -> Array:
-            row = lax.dynamic_slice(
-                cache, (prompt, ancestor, zero, zero, zero), (1, 1, *cache.shape[2:])
-            )
-            return lax.dynamic_update_slice(cache, row, (prompt, particle, zero, zero, zero))
+            row = lax.dynamic_slice_in_dim(cache, source, 1)
+            return lax.dynamic_update_slice_in_dim(cache, row, target, 0)
 
         return jax.tree.map(copy, layers)
 

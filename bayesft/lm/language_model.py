@@ -103,6 +103,10 @@ class DecoderPrior(Prior):
         """
         return prompts.encode(prompt, self.card)
 
+    def encode_completion(self, text: str) -> list[int]:
+        """Token ids that continue a prompt by exactly this text: no BOS, no space put in front."""
+        return prompts.encode_completion(text, self.card)
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of token ids without special tokens.
 
@@ -137,18 +141,13 @@ class LanguageModel(DecoderPrior):
         return f"LanguageModel({self.name!r}, {self.card.architecture.num_layers} layers)"
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["weights"], meta_fields=["card"])
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["card"])
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class FullGuide(DecoderPrior, Guide):
     """A language model all of whose parameters are trained; a tied head stays tied."""
 
-    weights: PyTree
+    params: PyTree
     card: Card
-
-    @property
-    def params(self) -> PyTree:
-        """All arrays of the decoder."""
-        return self.weights
 
     def decoder(self) -> Decoder:
         return self.language_model().decoder()
@@ -158,11 +157,11 @@ class FullGuide(DecoderPrior, Guide):
 
     def language_model(self) -> LanguageModel:
         """The guide as a fixed model, the arrays shared."""
-        return LanguageModel(self.weights, self.card)
+        return LanguageModel(self.params, self.card)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a folder that bayesft and transformers load (see `LanguageModel.save`)."""
-        save_model(path, self.weights, self.card)
+        save_model(path, self.params, self.card)
 
     def __repr__(self) -> str:
         return f"FullGuide({self.name!r})"

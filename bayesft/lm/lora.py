@@ -23,14 +23,15 @@ from bayesft.lm.targets import resolve
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["factors", "weights"],
+    data_fields=["params", "weights"],
     meta_fields=["card", "adapter"],
 )
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LoraGuide(DecoderPrior, Guide):
     """A language model with low-rank factors beside its frozen weights."""
 
-    factors: PyTree
+    params: PyTree
+    """The factors A and B of every adapted module."""
     weights: PyTree
     """The base model's arrays, by reference."""
     card: Card
@@ -38,15 +39,10 @@ class LoraGuide(DecoderPrior, Guide):
 
     def decoder(self) -> Decoder:
         graph, _, _ = structure(self.card.architecture, self.adapter)
-        return nnx.merge(graph, self.factors, self.weights)
-
-    @property
-    def params(self) -> PyTree:
-        """The factors A and B of every adapted module."""
-        return self.factors
+        return nnx.merge(graph, self.params, self.weights)
 
     def with_params(self, params: PyTree) -> LoraGuide:
-        return dataclasses.replace(self, factors=params)
+        return dataclasses.replace(self, params=params)
 
     def merge(self) -> LanguageModel:
         """The language model whose weights are W + scale · A B."""
@@ -54,7 +50,7 @@ class LoraGuide(DecoderPrior, Guide):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a PEFT adapter folder; raises ModelError where it would replace other files."""
-        save_adapter(path, self.factors, self.card, self.adapter)
+        save_adapter(path, self.params, self.card, self.adapter)
 
     def __repr__(self) -> str:
         return f"LoraGuide({self.card.name!r}, rank={self.adapter.rank})"
@@ -111,7 +107,7 @@ def _merge(guide: LoraGuide) -> PyTree:
     weights = jax.tree.map(lambda array: array, guide.weights)
     for place in places(guide.card.architecture, guide.adapter):
         linear = place.linear_of(weights)
-        factors = place.factors_of(guide.factors)
+        factors = place.factors_of(guide.params)
         update = guide.adapter.scale * (factors["a"] @ factors["b"])
         kernel = linear["kernel"]
         linear["kernel"] = kernel.at[:, place.slot.columns].add(update.astype(kernel.dtype))

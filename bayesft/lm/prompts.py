@@ -45,6 +45,11 @@ def encode(prompt: str | Sequence[Any], card: Card) -> list[int]:
     return ids
 
 
+def encode_completion(text: str, card: Card) -> list[int]:
+    """Token ids that continue a prompt by this text."""
+    return _tokenizer(card).encode_continuation(text)
+
+
 def decode(tokens: Sequence[int], card: Card) -> str:
     """Text of ids, EOS and other special tokens left out."""
     ids = [int(token) for token in tokens]

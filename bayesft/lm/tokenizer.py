@@ -82,6 +82,23 @@ class Tokenizer:
         """Ids of a text that spells its special tokens itself, as a rendered chat does."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
+    def encode_continuation(self, text: str) -> list[int]:
+        """Ids whose text, after other text, is this one.
+
+        Tokenizers in the manner of sentencepiece put a space in front of what they encode. Such a
+        text is encoded behind a probe that does not merge with its beginning, and cut off.
+        """
+        plain = self.encode_plain(text)
+        if not text or self.decode(plain, continues=True) == text:
+            return plain
+        for probe in ("\n", "a", "."):
+            before = self.encode_plain(probe)
+            ids = self.encode_plain(probe + text)
+            behind = ids[len(before) :]
+            if ids[: len(before)] == before and self.decode(behind, continues=True) == text:
+                return behind
+        return plain
+
     def decode(self, ids: Sequence[int], *, continues: bool) -> str:
         """Text of ids, special tokens left out; `continues` where they follow other text.
 

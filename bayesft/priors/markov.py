@@ -60,7 +60,9 @@ def markov(
     rows = np.concatenate([initial[None], transition]) if transition.shape == (size, size) else None
     happened = ""
     if rows is None or size == 0:
-        happened = f"Log-probs of shapes {initial.shape} and {transition.shape} are not [V], [V, V]."
+        happened = (
+            f"Log-probs of shapes {initial.shape} and {transition.shape} are not [V], [V, V]."
+        )
     elif np.isnan(rows).any() or (rows == np.inf).any():
         happened = "A log-prob is NaN or +inf."
     elif not ends or any(not 0 <= token < size for token in ends):
@@ -77,6 +79,10 @@ def markov(
             cause="tables of probabilities instead of log-probs, or of the wrong size.",
             remedy="pass jnp.log of an initial distribution [V] and of a row-stochastic [V, V].",
         )
+    # After EOS comes only padding, which is scored and thrown away: finite rows keep gradients so.
+    unused = [v for v in ends if transition[v].max() == -np.inf]
+    transition = transition.copy()
+    transition[unused] = 0.0
     return Markov(
         jnp.asarray(initial),
         jnp.asarray(transition),

@@ -32,15 +32,24 @@ def inverse_cdf(
     num_chunks = -(-vocab_size // _CHUNK)
     chunks = jnp.pad(mass, ((0, 0), (0, num_chunks * _CHUNK - vocab_size)))
     chunks = chunks.reshape(rows, num_chunks, _CHUNK)
-    upper = jnp.cumsum(chunks.sum(-1), -1)
+    upper = _cumulative(chunks.sum(-1))
     total = upper[:, -1:]
     point = uniform.reshape(rows, 1) * total
     chunk, rest = _first_above(upper, point)
     row = jnp.take_along_axis(chunks, chunk[:, :, None], 1)[:, 0]
-    within, _ = _first_above(jnp.cumsum(row, -1), rest)
+    within, _ = _first_above(_cumulative(row), rest)
     token = (chunk * _CHUNK + within)[:, 0]
     log_prob = jnp.take_along_axis(flat, token[:, None], 1) - peak - jnp.log(total)
     return token.reshape(batch).astype(jnp.int32), log_prob.reshape(batch)
+
+
+def _cumulative(mass: Float[Array, "B C"]) -> Float[Array, "B C"]:
+    """Cumulative sums that rounding cannot raise across a cell without mass.
+
+    XLA sums in parallel, so neighbouring entries are rounded apart; each is taken over from the
+    last cell with mass, which makes them monotone.
+    """
+    return jax.lax.cummax(jnp.where(mass > 0, jnp.cumsum(mass, -1), 0.0), axis=mass.ndim - 1)
 
 
 def _first_above(
@@ -73,8 +82,9 @@ def generate(
         at = jnp.full(keys.shape, t)
         token, log_prob = inverse_cdf(uniform(keys, at), horizon.constrain(logits, t, eos))
         token = jnp.where(done, eos[0], token)
-        tokens = tokens.at[:, :, t].set(token)
-        log_probs = log_probs.at[:, :, t].set(jnp.where(done, 0.0, log_prob))
+        put = jax.lax.dynamic_update_index_in_dim
+        tokens = put(tokens, token, t, 2)
+        log_probs = put(log_probs, jnp.where(done, 0.0, log_prob), t, 2)
         return token, done | is_eos(token, eos), tokens, log_probs
 
     def body(carry):
@@ -120,23 +130,25 @@ def _lifted_sampler(horizon: Horizon):
         _refuse_batched(batch[0])
         if not any(jax.tree.leaves(batch[1])) and batch[2]:
             return lanes(prior, x, key), (True, True)
-        x, key = _spread(size, batch[1:], (x, key))
+        x, key = _spread(size, tuple(batch[1:]), (x, key))
         values = prompts(prior, x, key[:, None])
         return jax.tree.map(lambda a: a[:, 0], values), (True, True)
 
     @lanes.def_vmap
     def _(size, batch, prior, x, keys):
         _refuse_batched(batch[0])
-        x, keys = _spread(size, batch[1:], (x, keys))
+        x, keys = _spread(size, tuple(batch[1:]), (x, keys))
         return prompts(prior, x, keys), (True, True)
 
     @prompts.def_vmap
     def _(size, batch, prior, xs, keys):
         _refuse_batched(batch[0])
-        xs, keys = _spread(size, batch[1:], (xs, keys))
-        flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (xs, keys))
+        xs, keys = _spread(size, tuple(batch[1:]), (xs, keys))
+        count = keys.shape[1]
+        flat = jax.tree.map(lambda a: a.reshape(size * count, *a.shape[2:]), (xs, keys))
         values = prompts(prior, *flat)
-        return jax.tree.map(lambda a: a.reshape(size, -1, *a.shape[1:]), values), (True, True)
+        values = jax.tree.map(lambda a: a.reshape(size, count, *a.shape[1:]), values)
+        return values, (True, True)
 
     return one
 
@@ -203,7 +215,7 @@ class SequenceDistribution:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BoundGuide:
-    """A guide with the horizon and EOS policy of a target: `guide(x)` is a normalised distribution."""
+    """A guide with a target's horizon and EOS policy: `guide(x)` is a normalised distribution."""
 
     guide: Guide
     horizon: Horizon = dataclasses.field(metadata={"static": True})
@@ -221,5 +233,10 @@ class BoundGuide:
 
 def bind(guide: Guide, horizon: Horizon) -> BoundGuide:
     """Bind a guide to a target's horizon; under `condition` a guide is normalised as `truncate`."""
+    return BoundGuide(guide, normalised(horizon))
+
+
+def normalised(horizon: Horizon) -> Horizon:
+    """The horizon of a target under which a prior or guide sums to 1."""
     policy = "force" if horizon.eos_policy == "force" else "truncate"
-    return BoundGuide(guide, Horizon(horizon.max_new_tokens, policy))
+    return Horizon(horizon.max_new_tokens, policy)

@@ -40,19 +40,25 @@ class ParametricGuide(Guide):
     def of(cls, prior: Prior) -> ParametricGuide:
         leaves, _ = jax.tree_util.tree_flatten_with_path(prior)
         params = {
-            jax.tree_util.keystr(path): leaf
+            jax.tree_util.keystr(path): jnp.where(jnp.isneginf(leaf), 0.0, leaf)
             for path, leaf in leaves
             if jnp.issubdtype(leaf.dtype, jnp.inexact)
         }
-        # The template keeps shapes and integer arrays; its own floats are never read again.
         return cls(params, prior)
 
     @property
     def prior(self) -> Any:
-        """The prior at the current parameters."""
-        return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: self.params.get(jax.tree_util.keystr(path), leaf), self.template
-        )
+        """The prior at the current parameters.
+
+        Of the template's floats only -inf is read: what is impossible stays so, and parameters stay
+        finite under weight decay.
+        """
+
+        def current(path, leaf):
+            value = self.params.get(jax.tree_util.keystr(path))
+            return leaf if value is None else jnp.where(jnp.isneginf(leaf), -jnp.inf, value)
+
+        return jax.tree_util.tree_map_with_path(current, self.template)
 
     def with_params(self, params: PyTree) -> ParametricGuide:
         return ParametricGuide(params, self.template)
@@ -84,6 +90,9 @@ class ParametricGuide(Guide):
 
     def encode(self, prompt: Any) -> list[int]:
         return self.template.encode(prompt)
+
+    def encode_completion(self, text: str) -> list[int]:
+        return self.template.encode_completion(text)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self.template.decode(tokens)

@@ -153,7 +153,8 @@ def replay_value_and_grad(
     gradient = jax.value_and_grad(loss)
     if count + padding == batch:
         return gradient(params, xs, flat, weights)
-    split = jax.tree.map(lambda a: a.reshape(-1, batch, *a.shape[1:]), (xs, flat, weights))
+    parts = (count + padding) // batch
+    split = jax.tree.map(lambda a: a.reshape(parts, batch, *a.shape[1:]), (xs, flat, weights))
 
     def step(total, part):
         return jax.tree.map(jnp.add, total, gradient(params, *part)), None

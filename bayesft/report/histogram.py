@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 """A character cell filled to n eighths from below."""
-ASCII_BLOCKS = "    ####"
+ASCII_BLOCKS = "    #####"
 """The same where the terminal knows no blocks: a cell is empty or full."""
 
 

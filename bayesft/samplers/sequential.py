@@ -148,7 +148,7 @@ def _extend(
 ) -> Particles:
     """Draw the token at position t and account for it in the weights."""
     t, paths, horizon = particles.t, particles.paths, target.horizon
-    shape = paths.done.shape
+    ended_before, shape = paths.done, paths.done.shape
     uniform = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 2 * t), shape[1:]))(keys)
     token, log_prior, log_ratio = proposer.choose(uniform, logits, t, horizon)
     token = jnp.where(paths.done, target.prior.eos[0], token)
@@ -161,7 +161,7 @@ def _extend(
 
     def add(total: Array, change: Array) -> Array:
         """Nothing is added after the end, nor to what is impossible already."""
-        return jnp.where(paths.done | (total == -jnp.inf), total, total + change)
+        return jnp.where(ended_before | (total == -jnp.inf), total, total + change)
 
     paths = dataclasses.replace(
         paths,

@@ -44,9 +44,6 @@ RAW = {
     "jvp": lambda p: jax.jvp(choice, (p,), (1.0,))[0],
     "custom_vjp": custom_vjp,
     "custom_jvp": custom_jvp,
-    "associative_scan": lambda p: jax.lax.associative_scan(
-        lambda a, c: a + c + choice(p), jnp.arange(2.0)
-    ).sum(),
     "nnx.jit": lambda p: nnx.jit(choice)(p),
     "nnx.remat": lambda p: nnx.remat(choice)(p),
 }
@@ -64,6 +61,16 @@ ROUTES = {
 def test_a_choice_in_raw_control_flow_is_refused(name, route):
     with pytest.raises(ChoiceError, match=r"(?s)'b'.*raw JAX.*bft\.scan or bft\.plate"):
         ROUTES[route](bft.expectation(RAW[name]))
+
+
+def test_a_choice_in_associative_scan_is_a_duplicate():
+    """It calls its function as plain Python, several times in the trace of the program."""
+
+    def program(p):
+        return jax.lax.associative_scan(lambda a, c: a + c + choice(p), jnp.arange(4.0)).sum()
+
+    with pytest.raises(ChoiceError, match=r"'b' stands twice"):
+        bft.expectation(program).estimate(jax.random.key(0), 0.3)
 
 
 def test_costs_and_loops_in_raw_control_flow_are_refused():

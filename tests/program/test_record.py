@@ -50,9 +50,18 @@ def targets(language):
 
 @pytest.fixture(scope="module")
 def guide(language):
-    guide = bft.trainable(language)
-    noise = jax.random.normal(jax.random.key(1), (3,)) * 0.5
-    return guide.with_params({k: v + noise for k, v in guide.params.items()})
+    return shifted(bft.trainable(language), 0.5, seed=1)
+
+
+def shifted(guide, scale, seed):
+    """The guide with noise on every logit."""
+    keys = jax.random.split(jax.random.key(seed), len(guide.params))
+    return guide.with_params(
+        {
+            name: value + scale * jax.random.normal(key, value.shape)
+            for key, (name, value) in zip(keys, guide.params.items(), strict=True)
+        }
+    )
 
 
 def recorded(target, guide, key=None, objective=bft.objectives.reverse_kl):
@@ -118,8 +127,7 @@ def test_replays_are_unbiased(targets, guide, policy):
     target = targets["device"]
     other = guide
     if policy == "off":
-        shift = 0.3 * jax.random.normal(jax.random.key(8), (3,))
-        other = guide.with_params({k: v + shift for k, v in guide.params.items()})
+        other = shifted(guide, 0.3, seed=8)
 
     @jax.jit
     def one(key):
@@ -139,9 +147,8 @@ def test_a_planted_bug_is_caught(targets, guide):
     @jax.jit
     def one(key):
         recording = recorded(target, guide, key)
-        own = jax.tree.map(lambda c: jnp.ones_like(c) * 0.5, recording.stored)
-        costs = recording.costs[..., None]
-        own = {name: jnp.broadcast_to(costs, stored.shape) * 0.5 for name, stored in own.items()}
+        costs = 0.5 * recording.costs[..., None]
+        own = {name: jnp.broadcast_to(costs, s.shape) for name, s in recording.stored.items()}
         return flat(replayed(target, guide, dataclasses.replace(recording, stored=own))[1])
 
     gradients = jax.lax.map(one, jax.random.split(jax.random.key(3), 20_000), batch_size=1000)

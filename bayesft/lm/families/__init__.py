@@ -24,7 +24,7 @@ FAMILIES: Mapping[str, Callable[[Settings], Architecture]] = {"gpt2": gpt2, "lla
 def read_architecture(config: Mapping[str, Any]) -> Architecture:
     """The architecture that a Hugging Face config describes; raises ModelError on any doubt."""
     model_type = config.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ModelError(
             f"config.json names the model_type {model_type!r}, which bayesft does not know.",
             remedy=f"use a model of one of the supported types: {', '.join(sorted(FAMILIES))}",

@@ -1,0 +1,98 @@
+"""The three-token language (a, b, EOS = 0, 1, 2) of at most four tokens, and its evidence.
+
+The number of a's is a log-potential of all three kinds. A target with R equal prompts makes R
+independent runs of a sampler in one call: ids tell equal prompts apart, and keys fold in the id.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from bayesft.base import Evidence
+from bayesft.evidence import constraint, potential, prefix_potential, reward
+from bayesft.priors import markov, trainable
+from bayesft.target import Target
+
+NUM_TOKENS = 4
+LOG_Z = {"truncate": 1.393259, "condition": 0.591292, "force": 1.174378}
+LOG_ENDED = -0.320756
+RESOLUTION = 0.15
+"""Relative error of Ẑ that the tests of claims must notice."""
+
+
+def _count_step(state, token):
+    return state, jnp.where(token == 0, 1.0, 0.0)
+
+
+def _count(tokens, length):
+    return jnp.sum((tokens == 0) & (jnp.arange(tokens.shape[0]) < length)).astype(jnp.float32)
+
+
+def _count_in_python(completion_ids):
+    return [ids.count(0) for ids in completion_ids]
+
+
+def _no_b(completion_ids):
+    return [1 not in ids for ids in completion_ids]
+
+
+def _has_ab(completion_ids):
+    return [(0, 1) in zip(ids, ids[1:], strict=False) for ids in completion_ids]
+
+
+def _nothing(completion_ids):
+    return [False] * len(completion_ids)
+
+
+BOUNDS = (0.0, 4.0)
+NUM_A: dict[str, Evidence] = {
+    "token by token": prefix_potential(_count_step, (), bounds=BOUNDS),
+    "whole, in JAX": potential(_count, bounds=BOUNDS),
+    "whole, in Python": reward(_count_in_python, beta=1.0, bounds=BOUNDS),
+}
+NO_B, HAS_AB, NOTHING = constraint(_no_b), constraint(_has_ab), constraint(_nothing)
+
+
+def language():
+    rows = jnp.array([[0.1, 0.6, 0.3], [0.5, 0.2, 0.3], [1 / 3, 1 / 3, 1 / 3]])
+    return markov(jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(rows), eos=2)
+
+
+LANGUAGE = language()
+
+
+def guide():
+    """A guide that is off in every row, on all of the language's support."""
+    found = trainable(LANGUAGE)
+    nudge = {
+        name: value + 0.7 * np.cos(np.arange(value.size, dtype=np.float32)).reshape(value.shape)
+        for name, value in found.params.items()
+    }
+    return found.with_params(nudge)
+
+
+def replicated(evidence: Evidence | None, num_runs: int, eos: str = "truncate") -> Target:
+    return Target(LANGUAGE, evidence, prompts=[""] * num_runs, max_new_tokens=NUM_TOKENS, eos=eos)
+
+
+def features(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Six functions of a sequence, [..., 6]: 1, number of a's, length, ended, "ab" in it, first a."""
+    live = np.arange(tokens.shape[-1]) < lengths[..., None]
+    a, b = (tokens == 0) & live, (tokens == 1) & live
+    return np.stack(
+        [
+            np.ones(lengths.shape),
+            a.sum(-1),
+            lengths,
+            (tokens == 2).any(-1),
+            (a[..., :-1] & b[..., 1:]).any(-1),
+            a[..., 0],
+        ],
+        axis=-1,
+    ).astype(np.float64)
+
+
+def codes(tokens: np.ndarray) -> np.ndarray:
+    """Sequences [..., T] as numbers below 3^T."""
+    return tokens @ 3 ** np.arange(tokens.shape[-1])
