@@ -102,7 +102,7 @@ def fit(
             observe_key, step_key = jax.random.split(step_key)
             xs = objective.observe(data.select(rows), bound.guide, observe_key)
         else:
-            xs = jax.tree.map(lambda a, r=rows: a[r], data.xs)
+            xs = _take(data.xs, rows)
         if findings is None:
             one = jax.tree.map(lambda a: a[0], xs)
             findings = scout(objective, estimator, (bound, data, one))
@@ -144,6 +144,11 @@ def fit(
         for callback in callbacks:
             callback(info)
     return Fitted(guide.with_params(params), history)
+
+
+@jax.jit
+def _take(xs: Prompt, rows: Array) -> Prompt:
+    return jax.tree.map(lambda a: a[rows], xs)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=(4, 5))

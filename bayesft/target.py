@@ -116,7 +116,7 @@ def _split_columns(prompts: list[Any]) -> tuple[list[Any], dict[str, list[Any]]]
 
 def _bucket(longest: int) -> int:
     """Prompt lengths round up to powers of two, so that new prompts rarely mean new shapes."""
-    return 0 if longest == 0 else max(8, 1 << (longest - 1).bit_length())
+    return 0 if longest == 0 else 1 << (longest - 1).bit_length()
 
 
 def _content_ids(tokens: list[list[int]]) -> list[int]:

@@ -74,13 +74,17 @@ class Horizon:
         """Per-token log-probs under the policy: 0 on padding, the forced EOS scored as certain."""
         if tokens.shape[-1] != self.max_new_tokens:
             raise ValueError(f"{tokens.shape[-1]} tokens given, the horizon is {self}")
-        position = jnp.arange(self.max_new_tokens)
+        position = _positions(tokens)
         live = position < sequence_lengths(tokens, eos)[..., None]
         if self.eos_policy == "force":
             forced = jnp.where(tokens == eos[0], 0.0, -jnp.inf)
-            last = jnp.broadcast_to(position == self.max_new_tokens - 1, tokens.shape)
+            last = position == self.max_new_tokens - 1
             token_log_probs = jnp.where(last, forced, token_log_probs)
         return jnp.where(live, token_log_probs, 0.0)
+
+
+def _positions(tokens: Int[Array, "*batch T"]) -> Int[Array, "*batch T"]:
+    return jax.lax.broadcasted_iota(jnp.int32, tokens.shape, tokens.ndim - 1)
 
 
 def is_eos(tokens: Int[Array, "*shape"], eos: tuple[int, ...]) -> Array:
@@ -100,5 +104,5 @@ def sequence_lengths(tokens: Int[Array, "*batch T"], eos: tuple[int, ...]) -> In
 
 def pad_after_end(tokens: Int[Array, "*batch T"], eos: tuple[int, ...]) -> Int[Array, "*batch T"]:
     """The same sequences with everything after their end replaced by `eos[0]`."""
-    live = jnp.arange(tokens.shape[-1]) < sequence_lengths(tokens, eos)[..., None]
+    live = _positions(tokens) < sequence_lengths(tokens, eos)[..., None]
     return jnp.where(live, tokens, jnp.asarray(eos[0], tokens.dtype))

@@ -141,7 +141,7 @@ class EmpiricalPrior(SteppedPrior, Empirical):
             return jnp.ones(self.log_weights.shape, bool)
         width = min(self.prompt_tokens.shape[1], x.tokens.shape[-1])
         differ = self.prompt_tokens[:, :width] != x.tokens[None, :width]
-        live = jnp.arange(width) < self.prompt_lengths[:, None]
+        live = jnp.arange(width)[None] < self.prompt_lengths[:, None]
         # Equal lengths fit into both paddings, so the common width holds all that counts.
         return (self.prompt_lengths == x.length) & ~(differ & live).any(-1)
 

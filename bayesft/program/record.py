@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from bayesft.base import Estimator, Key, Prompt, PyTree
 from bayesft.program.expectation import prepare, run_program, scout, surrogate
@@ -55,8 +55,7 @@ def record(
     """
     if findings is None:
         findings = scout(program, estimator, (*args, jax.tree.map(lambda a: a[0], xs)))
-    num_lanes = findings.num_lanes
-    keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), num_lanes))(xs.id)
+    keys = _lane_keys(key, xs.id, findings.num_lanes)
     data: dict[str, Any] = {}
     if not findings.needs_recording:
         return Recording(keys, xs, data, {}, jnp.zeros(keys.shape))
@@ -67,6 +66,11 @@ def record(
         if resolve is None:
             raise ValueError("the program asks for evidence in Python; pass resolve=")
         data = _merged(data, _answer(request, resolve))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _lane_keys(key: Key, ids: Int[Array, " P"], num_lanes: int) -> Key:
+    return jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), num_lanes))(ids)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -98,15 +98,17 @@ def test_samples_have_the_enumerated_law(prior, prompts, eos):
 def test_lifted_sampling_equals_each_alone(prior, prompts):
     """vmap = loop, jit = eager, same key same draws, new key new draws."""
     target = Target(prior, prompts=prompts, max_new_tokens=T)
-    keys = jax.random.split(jax.random.key(1), 16)
+
+    def keys():
+        return jax.random.split(jax.random.key(1), 16)  # made anew: a key is used once
 
     def one(x, key):
         return SequenceDistribution(prior, x, target.horizon).sample_and_log_prob(key)
 
-    over_keys = jax.vmap(lambda x: jax.vmap(lambda key: one(x, key))(keys))
-    batched, log_probs = over_keys(target.xs)
-    jitted, _ = jax.jit(over_keys)(target.xs)
-    alone, log_prob = one(last_prompt(target), jnp.copy(keys[3]))
+    over_keys = jax.vmap(lambda x, keys: jax.vmap(lambda key: one(x, key))(keys), (0, None))
+    batched, log_probs = over_keys(target.xs, keys())
+    jitted, _ = jax.jit(over_keys)(target.xs, keys())
+    alone, log_prob = one(last_prompt(target), keys()[3])
     assert (batched == jitted).all()
     assert (batched[-1, 3] == alone).all()
     np.testing.assert_allclose(log_probs[-1, 3], log_prob, atol=EPSILON)

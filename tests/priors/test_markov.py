@@ -1,5 +1,7 @@
 """Markov chains."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,9 +27,7 @@ EXAMPLES = [
 def test_the_three_token_language():
     """Sequences that contain "ab" and end within 4 tokens have prior mass 0.189."""
     exact = enumerate_target(Target(EXAMPLES[0][0], max_new_tokens=4))
-    ab = [
-        any(p == (0, 1) for p in zip(row, row[1:], strict=False)) for row in exact.tokens.tolist()
-    ]
+    ab = [(0, 1) in pairwise(row) for row in exact.tokens.tolist()]
     ended = (exact.tokens == 2).any(-1)
     assert abs(np.exp(exact.log_prior[ab & ended]).sum() - 0.189) < 1e-6
     assert len(exact.tokens) == 1 + 2 + 4 + 8 + 16

@@ -40,7 +40,7 @@ def test_bigram_is_counting():
 def test_trigram_sees_two_tokens():
     prior = ngram(TEXTS, order=3, smoothing=0.0)
     np.testing.assert_allclose(next_probs(prior, "ab"), [1 / 3, 1 / 3, 1 / 3], atol=1e-6)
-    np.testing.assert_allclose(next_probs(prior, "bba"), [0, 0.25, 0.75], atol=1e-6)
+    np.testing.assert_allclose(next_probs(prior, "bba"), [0, 1 / 3, 2 / 3], atol=1e-6)
     np.testing.assert_allclose(next_probs(prior, "aaa"), [1 / 3, 1 / 3, 1 / 3], atol=1e-6)  # unseen
 
 

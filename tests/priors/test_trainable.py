@@ -26,9 +26,9 @@ def test_what_is_impossible_stays_so_under_weight_decay():
     rows = jnp.asarray(exact.tokens[exact.log_prior > -np.inf])
     for _ in range(3):
         gradient = jax.grad(
-            lambda params: jax.vmap(
-                lambda y: guide.with_params(params).token_log_probs(y, x, exact.target.horizon)
-            )(rows).sum()
+            lambda params: (
+                guide.with_params(params).token_log_probs(rows[-1], x, exact.target.horizon).sum()
+            )
         )(params)
         updates, state = optimizer.update(gradient, state, params)
         params = optax.apply_updates(params, updates)

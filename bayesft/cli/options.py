@@ -1,0 +1,202 @@
+"""Options that several commands share, as dataclasses whose fields `command` turns into options."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bayesft.cli.names import EOS_POLICIES, ESTIMATORS, OBJECTIVES, RESAMPLING, SAMPLERS
+
+TARGET, SAMPLER, FIT, RUN = "Target", "Sampler", "Fit", "Run"
+
+
+def _option(help: str, panel: str, *names: str, metavar: str | None = None, **more):
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, **more)
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetOptions:
+    """The target: prior × evidence, on prompts."""
+
+    model: Annotated[
+        str,
+        _option(
+            "The prior: a Hugging Face folder, or `stories`, the tiny model that comes along.",
+            TARGET,
+            metavar="DIR",
+        ),
+    ]
+    reward: Annotated[
+        str | None,
+        _option(
+            "A Python reward, called with lists `prompts=`, `completions=`, `completion_ids=` and "
+            "the columns of --prompts (those that it takes); it returns a list of numbers.",
+            TARGET,
+            metavar="MODULE:FUNCTION|FILE.py:FUNCTION",
+        ),
+    ] = None
+    beta: Annotated[
+        float, _option("Strength of the prior: log φ = reward / β, in nats.", TARGET)
+    ] = 1.0
+    bounds: Annotated[
+        str | None,
+        _option("Smallest and largest reward, e.g. `-1,1`.", TARGET, metavar="LO,HI"),
+    ] = None
+    constraint: Annotated[
+        list[str] | None,
+        _option(
+            "A Python predicate, called as a reward is, true where all is well; repeatable.",
+            TARGET,
+            metavar="MODULE:FUNCTION|FILE.py:FUNCTION",
+        ),
+    ] = None
+    log_penalty: Annotated[
+        float, _option("What violating a constraint adds to log φ; `-inf` forbids it.", TARGET)
+    ] = float("-inf")
+    prompt: Annotated[
+        list[str] | None,
+        _option("A prompt; repeatable. Without any, the empty prompt.", TARGET, metavar="TEXT"),
+    ] = None
+    prompts: Annotated[
+        Path | None,
+        _option(
+            "Prompts from a file: `.jsonl` (objects with `prompt`, other keys are columns) or "
+            "`.txt` (one per line).",
+            TARGET,
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None
+    max_new_tokens: Annotated[
+        int, _option("Where a completion without EOS is cut.", TARGET, min=1)
+    ] = 64
+    eos: Annotated[
+        str,
+        _option(
+            "What a completion without EOS is: an outcome (truncate), no outcome (condition), or "
+            "ended there (force).",
+            TARGET,
+            metavar="|".join(EOS_POLICIES),
+        ),
+    ] = "truncate"
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerOptions:
+    """The sampler and what it takes; an option that it does not take is refused."""
+
+    sampler: Annotated[
+        str,
+        _option(
+            "importance and smc give weighted draws, rejection exact ones (it needs --bounds), "
+            "best-of-n draws of its own law.",
+            SAMPLER,
+            metavar="|".join(SAMPLERS),
+        ),
+    ] = "smc"
+    particles: Annotated[
+        int | None, _option("importance, smc: draws per prompt. [default: 128]", SAMPLER, min=1)
+    ] = None
+    num_draws: Annotated[
+        int | None,
+        _option("rejection, best-of-n: draws per prompt. [default: 16]", SAMPLER, min=1),
+    ] = None
+    n: Annotated[
+        int | None,
+        _option("best-of-n: prior samples per draw. [default: 4]", SAMPLER, "--n", min=1),
+    ] = None
+    every: Annotated[
+        int | None,
+        _option("smc: score unfinished completions every so many tokens.", SAMPLER, min=1),
+    ] = None
+    ess_threshold: Annotated[
+        float | None,
+        _option("smc: resample when ESS falls below this share. [default: 0.5]", SAMPLER),
+    ] = None
+    resampling: Annotated[
+        str | None,
+        _option("smc. [default: systematic]", SAMPLER, metavar="|".join(RESAMPLING)),
+    ] = None
+    proposal: Annotated[
+        Path | None,
+        _option(
+            "importance, smc: draw from this guide (a folder that `fit` wrote) and correct.",
+            SAMPLER,
+            metavar="GUIDE_DIR",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None
+    log_bound: Annotated[
+        float | None,
+        _option("rejection: largest log φ, where --bounds do not say it.", SAMPLER),
+    ] = None
+    max_proposals: Annotated[
+        int | None, _option("rejection: stop after so many proposals.", SAMPLER, min=1)
+    ] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class FitOptions:
+    """The guide, the objective and how it is optimised."""
+
+    objective: Annotated[
+        str,
+        _option(
+            "What is minimised: KL(q‖p*), KL(p*‖q), or −log q of the completions in --data.",
+            FIT,
+            metavar="|".join(OBJECTIVES),
+        ),
+    ] = "reverse-kl"
+    estimator: Annotated[
+        str,
+        _option("reverse-kl: the gradient estimator.", FIT, metavar="|".join(ESTIMATORS)),
+    ] = "leave-one-out"
+    num_samples: Annotated[
+        int | None,
+        _option("leave-one-out: completions per prompt and step. [default: 8]", FIT, min=2),
+    ] = None
+    baseline: Annotated[
+        float | None, _option("score-function: constant baseline in nats.", FIT)
+    ] = None
+    particles: Annotated[
+        int | None,
+        _option(
+            "forward-kl: weighted draws of the guide per prompt and step. [default: 128]",
+            FIT,
+            min=1,
+        ),
+    ] = None
+    data: Annotated[
+        Path | None,
+        _option(
+            "mle: `.jsonl` of objects with `completion` and, if they have one, `prompt`.",
+            FIT,
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None
+    steps: Annotated[int, _option("Optimiser steps.", FIT, min=1)] = 100
+    learning_rate: Annotated[float, _option("Of AdamW.", FIT)] = 1e-3
+    lora_rank: Annotated[
+        int, _option("Rank of the LoRA guide; 0 trains all parameters.", FIT, min=0)
+    ] = 8
+    prompts_per_step: Annotated[int, _option("Prompts in a step.", FIT, min=1)] = 8
+
+
+Seed = Annotated[int, _option("Same seed, same numbers on the same machine.", RUN)]
+Guide = Annotated[
+    Path,
+    _option(
+        "The guide: a folder that `fit` wrote.",
+        RUN,
+        metavar="GUIDE_DIR",
+        exists=True,
+        file_okay=False,
+    ),
+]

@@ -1,0 +1,56 @@
+"""Files written all or nothing, and refused before the work rather than after it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+
+def require_writable(path: Path, *, folder: bool) -> None:
+    """A usage error unless a file (or folder) can be made at the path, or replaced there."""
+    path = path.absolute()
+    if path.is_dir() != folder and path.exists():
+        what = "a file" if folder else "a folder"
+        raise typer.BadParameter(f"{path} is {what}.", param_hint="--out")
+    parent = path.parent
+    while folder and not parent.exists():  # folders are made with their parents
+        parent = parent.parent
+    if not parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {parent}.", param_hint="--out")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise typer.BadParameter(f"{parent} cannot be written to.", param_hint="--out")
+
+
+@contextmanager
+def line_writer(path: Path | None) -> Iterator["LineWriter"]:
+    """Lines to a file that appears only when all are written, or to stdout without a path."""
+    if path is None:
+        yield LineWriter(None)
+        return
+    require_writable(path, folder=False)
+    fresh = path.absolute().with_name(f".{path.name}.new-{secrets.token_hex(4)}")
+    try:
+        with fresh.open("x", encoding="utf-8", newline="\n") as stream:
+            yield LineWriter(stream)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+class LineWriter:
+    """Where lines go."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            if self.stream is None:
+                typer.echo(line)
+            else:
+                self.stream.write(line + "\n")
