@@ -77,20 +77,26 @@ def choose[T](table: Mapping[str, T], name: str, option: str) -> T:
     return table[name]
 
 
-def build(table: Mapping[str, Member], kind: str, name: str, given: Mapping[str, Any]) -> Any:
-    """The member of that name from the options given, those that are None left out.
-
-    An option that the member does not take is a usage error: it would be ignored.
-    """
+def require_applicable(
+    table: Mapping[str, Member], kind: str, name: str, given: Mapping[str, Any]
+) -> Member:
+    """The member of that name; a given option that it does not take is a usage error."""
     member = choose(table, name, kind)
-    given = {option: value for option, value in given.items() if value is not None}
-    if foreign := [option for option in given if option not in member.arguments]:
+    foreign = [option for option, value in given.items() if value is not None]
+    foreign = [option for option in foreign if option not in member.arguments]
+    if foreign:
         takes = ", ".join(map(flag, member.arguments))
         raise typer.BadParameter(
             f"{flag(foreign[0])} does not go with --{kind} {name}, which takes {takes}."
         )
+    return member
+
+
+def build(table: Mapping[str, Member], kind: str, name: str, given: Mapping[str, Any]) -> Any:
+    """What the member of that name makes of the options given; those that are None were not."""
+    member = require_applicable(table, kind, name, given)
     values = {option: DEFAULTS[option] for option in member.arguments if option in DEFAULTS}
-    values |= given
+    values |= {option: value for option, value in given.items() if value is not None}
     return lookup(member.constructor)(
         **{member.arguments[option]: value for option, value in values.items()}
     )

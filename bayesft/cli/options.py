@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from bayesft.cli.names import EOS_POLICIES, ESTIMATORS, OBJECTIVES, RESAMPLING, SAMPLERS
-
 TARGET, SAMPLER, FIT, RUN = "Target", "Sampler", "Fit", "Run"
 
 
@@ -32,14 +30,15 @@ class TargetOptions:
     reward: Annotated[
         str | None,
         _option(
-            "A Python reward, called with lists `prompts=`, `completions=`, `completion_ids=` and "
-            "the columns of --prompts (those that it takes); it returns a list of numbers.",
+            "A Python reward, as `module:function` or `file.py:function`. It is called with those "
+            "of the lists `prompts=`, `completions=`, `completion_ids=` and the columns of "
+            "--prompts that it takes, and returns a list of numbers.",
             TARGET,
-            metavar="MODULE:FUNCTION|FILE.py:FUNCTION",
+            metavar="MODULE:FUNCTION",
         ),
     ] = None
     beta: Annotated[
-        float, _option("Strength of the prior: log φ = reward / β, in nats.", TARGET)
+        float, _option("Strength of the prior: log φ = reward / β, in nats.", TARGET, metavar="X")
     ] = 1.0
     bounds: Annotated[
         str | None,
@@ -48,13 +47,17 @@ class TargetOptions:
     constraint: Annotated[
         list[str] | None,
         _option(
-            "A Python predicate, called as a reward is, true where all is well; repeatable.",
+            "A Python predicate, named and called as a reward is; it returns a list of whether all "
+            "is well. Repeatable.",
             TARGET,
-            metavar="MODULE:FUNCTION|FILE.py:FUNCTION",
+            metavar="MODULE:FUNCTION",
         ),
     ] = None
     log_penalty: Annotated[
-        float, _option("What violating a constraint adds to log φ; `-inf` forbids it.", TARGET)
+        float,
+        _option(
+            "What violating a constraint adds to log φ; `-inf` forbids it.", TARGET, metavar="X"
+        ),
     ] = float("-inf")
     prompt: Annotated[
         list[str] | None,
@@ -72,15 +75,14 @@ class TargetOptions:
         ),
     ] = None
     max_new_tokens: Annotated[
-        int, _option("Where a completion without EOS is cut.", TARGET, min=1)
+        int, _option("Where a completion without EOS is cut.", TARGET, metavar="N", min=1)
     ] = 64
     eos: Annotated[
         str,
         _option(
-            "What a completion without EOS is: an outcome (truncate), no outcome (condition), or "
-            "ended there (force).",
+            "What a cut completion is: `truncate` an outcome, `condition` none, `force` ended.",
             TARGET,
-            metavar="|".join(EOS_POLICIES),
+            metavar="NAME",
         ),
     ] = "truncate"
 
@@ -92,34 +94,45 @@ class SamplerOptions:
     sampler: Annotated[
         str,
         _option(
-            "importance and smc give weighted draws, rejection exact ones (it needs --bounds), "
-            "best-of-n draws of its own law.",
+            "`smc` and `importance` give weighted draws, `rejection` exact ones (it needs "
+            "--bounds), `best-of-n` draws of its own law.",
             SAMPLER,
-            metavar="|".join(SAMPLERS),
+            metavar="NAME",
         ),
     ] = "smc"
     particles: Annotated[
-        int | None, _option("importance, smc: draws per prompt. [default: 128]", SAMPLER, min=1)
+        int | None,
+        _option("importance, smc: draws per prompt. [default: 128]", SAMPLER, metavar="N", min=1),
     ] = None
     num_draws: Annotated[
         int | None,
-        _option("rejection, best-of-n: draws per prompt. [default: 16]", SAMPLER, min=1),
+        _option(
+            "rejection, best-of-n: draws per prompt. [default: 16]", SAMPLER, metavar="N", min=1
+        ),
     ] = None
     n: Annotated[
         int | None,
-        _option("best-of-n: prior samples per draw. [default: 4]", SAMPLER, "--n", min=1),
+        _option(
+            "best-of-n: prior samples per draw. [default: 4]", SAMPLER, "--n", metavar="N", min=1
+        ),
     ] = None
     every: Annotated[
         int | None,
-        _option("smc: score unfinished completions every so many tokens.", SAMPLER, min=1),
+        _option(
+            "smc: score unfinished completions every so many tokens.", SAMPLER, metavar="N", min=1
+        ),
     ] = None
     ess_threshold: Annotated[
         float | None,
-        _option("smc: resample when ESS falls below this share. [default: 0.5]", SAMPLER),
+        _option(
+            "smc: resample when ESS falls below this share. [default: 0.5]", SAMPLER, metavar="X"
+        ),
     ] = None
     resampling: Annotated[
         str | None,
-        _option("smc. [default: systematic]", SAMPLER, metavar="|".join(RESAMPLING)),
+        _option(
+            "smc: `systematic` or `multinomial`. [default: systematic]", SAMPLER, metavar="NAME"
+        ),
     ] = None
     proposal: Annotated[
         Path | None,
@@ -133,10 +146,10 @@ class SamplerOptions:
     ] = None
     log_bound: Annotated[
         float | None,
-        _option("rejection: largest log φ, where --bounds do not say it.", SAMPLER),
+        _option("rejection: largest log φ, where --bounds do not say it.", SAMPLER, metavar="X"),
     ] = None
     max_proposals: Annotated[
-        int | None, _option("rejection: stop after so many proposals.", SAMPLER, min=1)
+        int | None, _option("rejection: stop after so many proposals.", SAMPLER, metavar="N", min=1)
     ] = None
 
 
@@ -147,27 +160,31 @@ class FitOptions:
     objective: Annotated[
         str,
         _option(
-            "What is minimised: KL(q‖p*), KL(p*‖q), or −log q of the completions in --data.",
+            "`reverse-kl` minimises KL(q‖p*), `forward-kl` KL(p*‖q), `mle` −log q of the "
+            "completions in --data.",
             FIT,
-            metavar="|".join(OBJECTIVES),
+            metavar="NAME",
         ),
     ] = "reverse-kl"
     estimator: Annotated[
         str,
-        _option("reverse-kl: the gradient estimator.", FIT, metavar="|".join(ESTIMATORS)),
+        _option("reverse-kl: `leave-one-out` or `score-function`.", FIT, metavar="NAME"),
     ] = "leave-one-out"
     num_samples: Annotated[
         int | None,
-        _option("leave-one-out: completions per prompt and step. [default: 8]", FIT, min=2),
+        _option(
+            "leave-one-out: completions per prompt and step. [default: 8]", FIT, metavar="N", min=2
+        ),
     ] = None
     baseline: Annotated[
-        float | None, _option("score-function: constant baseline in nats.", FIT)
+        float | None, _option("score-function: constant baseline in nats.", FIT, metavar="X")
     ] = None
     particles: Annotated[
         int | None,
         _option(
             "forward-kl: weighted draws of the guide per prompt and step. [default: 128]",
             FIT,
+            metavar="N",
             min=1,
         ),
     ] = None
@@ -181,15 +198,15 @@ class FitOptions:
             dir_okay=False,
         ),
     ] = None
-    steps: Annotated[int, _option("Optimiser steps.", FIT, min=1)] = 100
-    learning_rate: Annotated[float, _option("Of AdamW.", FIT)] = 1e-3
+    steps: Annotated[int, _option("Optimiser steps.", FIT, metavar="N", min=1)] = 100
+    learning_rate: Annotated[float, _option("Of AdamW.", FIT, metavar="X")] = 1e-3
     lora_rank: Annotated[
-        int, _option("Rank of the LoRA guide; 0 trains all parameters.", FIT, min=0)
+        int, _option("Rank of the LoRA guide; 0 trains all parameters.", FIT, metavar="N", min=0)
     ] = 8
-    prompts_per_step: Annotated[int, _option("Prompts in a step.", FIT, min=1)] = 8
+    prompts_per_step: Annotated[int, _option("Prompts in a step.", FIT, metavar="N", min=1)] = 8
 
 
-Seed = Annotated[int, _option("Same seed, same numbers on the same machine.", RUN)]
+Seed = Annotated[int, _option("Same seed, same numbers on the same machine.", RUN, metavar="N")]
 Guide = Annotated[
     Path,
     _option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,30 +27,18 @@ def require_writable(path: Path, *, folder: bool) -> None:
 
 
 @contextmanager
-def line_writer(path: Path | None) -> Iterator["LineWriter"]:
-    """Lines to a file that appears only when all are written, or to stdout without a path."""
+def line_writer(path: Path | None) -> Iterator[Callable[[Iterable[str]], None]]:
+    """A function that writes lines, to stdout without a path, else to a file that appears only when
+    the block ends well. The file is opened first, so a place that cannot be written to is refused.
+    """
     if path is None:
-        yield LineWriter(None)
+        yield lambda lines: typer.echo("\n".join(lines))
         return
     require_writable(path, folder=False)
     fresh = path.absolute().with_name(f".{path.name}.new-{secrets.token_hex(4)}")
     try:
         with fresh.open("x", encoding="utf-8", newline="\n") as stream:
-            yield LineWriter(stream)
+            yield lambda lines: stream.writelines(f"{line}\n" for line in lines)
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
-
-
-class LineWriter:
-    """Where lines go."""
-
-    def __init__(self, stream):
-        self.stream = stream
-
-    def write(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            if self.stream is None:
-                typer.echo(line)
-            else:
-                self.stream.write(line + "\n")

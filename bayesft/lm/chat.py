@@ -37,7 +37,7 @@ def render_chat(
             documents=None,
             **special_tokens,
         )
-    except jinja2.TemplateError as error:
+    except Exception as error:  # whatever a template does wrong is the template's refusal
         raise PromptError(
             f"The chat template refused the messages: {error}.",
             cause="roles or keys that the template does not know, or roles in another order",

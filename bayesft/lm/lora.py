@@ -80,9 +80,10 @@ def lora(
     alpha = 2.0 * rank if alpha is None else alpha
     architecture = lm.card.architecture
     slots, unknown = resolve(target_modules, architecture)
-    if unknown:
+    if unknown or not slots:
+        named = repr(unknown[0]) if unknown else "of the names given"
         raise GuideError(
-            f"{lm.name} has no module {unknown[0]!r} to adapt.",
+            f"{lm.name} has no module {named} to adapt.",
             remedy=f"choose from: {', '.join(architecture.modules)}",
         )
     adapter = Adapter(rank, alpha, False, slots)
@@ -90,7 +91,9 @@ def lora(
     paths, tree = jax.tree.flatten_with_path(shapes)
     keys = jax.random.split(key, len(paths))
     factors = [
-        _uniform(leaf_key, shape.shape) if path[-1].key == "a" else jnp.zeros(shape.shape)
+        _uniform(leaf_key, shape.shape)
+        if path[-1].key == "a"
+        else jnp.zeros(shape.shape, shape.dtype)
         for leaf_key, (path, shape) in zip(keys, paths, strict=True)
     ]
     return LoraGuide(jax.tree.unflatten(tree, factors), lm.weights, lm.card, adapter)

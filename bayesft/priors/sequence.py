@@ -29,16 +29,17 @@ def inverse_cdf(
     rows = flat.shape[0]
     peak = jax.lax.stop_gradient(flat.max(-1, keepdims=True))
     mass = jnp.exp(flat - jnp.where(jnp.isfinite(peak), peak, 0.0))
-    num_chunks = -(-vocab_size // _CHUNK)
-    chunks = jnp.pad(mass, ((0, 0), (0, num_chunks * _CHUNK - vocab_size)))
-    chunks = chunks.reshape(rows, num_chunks, _CHUNK)
+    size = min(_CHUNK, vocab_size)
+    num_chunks = -(-vocab_size // size)
+    chunks = jnp.pad(mass, ((0, 0), (0, num_chunks * size - vocab_size)))
+    chunks = chunks.reshape(rows, num_chunks, size)
     upper = _cumulative(chunks.sum(-1))
     total = upper[:, -1:]
     point = uniform.reshape(rows, 1) * total
     chunk, rest = _first_above(upper, point)
     row = jnp.take_along_axis(chunks, chunk[:, :, None], 1)[:, 0]
     within, _ = _first_above(_cumulative(row), rest)
-    token = (chunk * _CHUNK + within)[:, 0]
+    token = (chunk * size + within)[:, 0]
     log_prob = jnp.take_along_axis(flat, token[:, None], 1) - peak - jnp.log(total)
     return token.reshape(batch).astype(jnp.int32), log_prob.reshape(batch)
 

@@ -20,7 +20,7 @@ from bayesft.report.palette import MUTED
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """One completion; `rank` is the place of its log-weight among reference draws, 1 the largest."""
+    """One completion; `rank` is the place of its log-weight among reference draws, 1 the best."""
 
     text: str
     reward: float

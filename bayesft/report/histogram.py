@@ -27,9 +27,7 @@ def bin_masses(
     return masses / total if total > 0 else np.zeros(len(edges) - 1)
 
 
-def column_heights(
-    masses: Float[np.ndarray, " B"], peak: float, num_rows: int
-) -> list[int]:
+def column_heights(masses: Float[np.ndarray, " B"], peak: float, num_rows: int) -> list[int]:
     """Height of each bin's column in eighths of a row; any mass at all shows as one eighth.
 
     `peak` is the mass that fills all rows; panels that share it can be compared.

@@ -113,7 +113,7 @@ def _panel_width(total: int, num_panels: int) -> int:
 def _picture(
     heights: list[int], ghost: list[int], num_rows: int, style: str, ascii_only: bool
 ) -> Iterator[Text]:
-    """Rows from the top; a cell that the columns leave empty shows the ghost, where there is one."""
+    """Rows from the top; a cell that the columns leave empty shows the ghost, if there is one."""
     blocks = ASCII_BLOCKS if ascii_only else BLOCKS
     shade = "." if ascii_only else "░"
     for row in reversed(range(num_rows)):

@@ -10,12 +10,9 @@ import numpy as np
 from bayesft.base import Claim, Key, Sampler
 from bayesft.draws import Draws, Status
 from bayesft.samplers.ended import estimate_log_ended, log_ended
-from bayesft.samplers.plain import Samples, propose
+from bayesft.samplers.plain import MAX_ROWS, Samples, propose
 from bayesft.samplers.validation import require_count
 from bayesft.target import Target
-
-MAX_ROWS = 8192
-"""Sequences in one batch over all prompts, unless one draw per prompt needs more."""
 
 
 def best_of_n(n: int, num_draws: int) -> BestOfN:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +38,7 @@ def log_ended(
 def estimate_log_ended(target: Target, key: Key, num_samples: int) -> Float[Array, " P"]:
     """log of the share of `num_samples` samples of the prior that end; -inf where none did."""
     key = jax.random.fold_in(key, _OWN_STREAM)
-    return _log_share(target, target.xs, key, num_samples)
+    return _log_share(target, target.xs, sample_keys(target.xs.id, key, 0, num_samples))
 
 
 @jax.jit
@@ -49,8 +48,7 @@ def _log_mass(target: Target, xs: Prompt, rows: Int[Array, "M T"]) -> Float[Arra
     return jax.nn.logsumexp(log_probs, axis=-1)
 
 
-@partial(jax.jit, static_argnames="num_samples")
-def _log_share(target: Target, xs: Prompt, key: Key, num_samples: int) -> Float[Array, " P"]:
-    keys = sample_keys(xs, key, 0, num_samples)
+@jax.jit
+def _log_share(target: Target, xs: Prompt, keys: Key) -> Float[Array, " P"]:
     tokens, _ = generate(target.prior, xs, keys, target.horizon)
     return jnp.log(is_eos(tokens, target.prior.eos).any(-1).mean(-1))

@@ -13,8 +13,10 @@ def importance(num_particles: int, proposal: Prior | BoundGuide | None = None) -
     """Properly weighted draws: w(y) = π0(y | x)·φ(y, x) / q(y | x), Ẑ the mean weight.
 
     The proposal q is a guide or a prior over the same vocabulary, up to the target's horizon; the
-    default is the prior itself, whose part of the weight is then exactly 0. A draw may stop short
-    once its weight is 0: its log-densities are then those of the prefix drawn.
+    default is the prior itself, whose part of the weight is then exactly 0.
+
+    A draw may stop short once its weight is 0, for there is nothing to gain from its end; its
+    log_prior is then that of the tokens drawn, and its log_evidence -inf.
     """
     return ParticleSampler(
         num_particles=require_count("num_particles", num_particles),

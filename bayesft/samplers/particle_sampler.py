@@ -65,9 +65,8 @@ class ParticleSampler(Sampler):
         return Claim("proper weights", "E[mean weight · weighted mean of f] = Z·E_p*[f]")
 
     def init(self, target: Target, key: Key) -> SMCState:
-        particles = sequential.start(
-            target, proposer(target, self.proposal), self.rule, target.xs, key, self.num_particles
-        )
+        proposing, random = proposer(target, self.proposal), self._randomness(target, key)
+        particles = sequential.start(target, proposing, self.rule, target.xs, random)
         return SMCState(target, particles, stop=0, finished=False)
 
     def step(self, key: Key, state: SMCState) -> tuple[SMCState, SegmentInfo]:
@@ -115,13 +114,17 @@ class ParticleSampler(Sampler):
     def _segment(self, key: Key, state: SMCState, advance, weigh) -> tuple[SMCState, SegmentInfo]:
         target, num_tokens = state.target, state.target.horizon.max_new_tokens
         stop = min(state.stop + (self.every or num_tokens), num_tokens)
-        proposing = proposer(target, self.proposal)
-        particles = advance(target, proposing, self.rule, target.xs, key, state.particles, stop)
+        proposing, random = proposer(target, self.proposal), self._randomness(target, key)
+        particles = advance(target, proposing, self.rule, random, state.particles, stop)
         if whole_terms(target):
             values = on_host(target, particles)
             particles = weigh(target, self.rule, target.xs, particles, values)
         info, active = _segment_info(particles)
         return SMCState(target, particles, stop, stop == num_tokens or not bool(active)), info
+
+    def _randomness(self, target: Target, key: Key) -> sequential.Randomness:
+        num_tokens = target.horizon.max_new_tokens
+        return sequential.randomness(target.xs.id, key, self.num_particles, num_tokens)
 
     def _info(self, particles: Particles, history: Sequence[SegmentInfo]) -> dict[str, Any]:
         if self.rule is None:
@@ -152,7 +155,10 @@ class _Totals(NamedTuple):
 def _totals(particles: Particles) -> _Totals:
     return _Totals(
         log_weights=particles.log_weights + particles.log_z[:, None],
-        log_evidence=particles.paths.log_evidence,
+        # Evidence is not asked any more once a draw is impossible.
+        log_evidence=jnp.where(
+            particles.log_weights == -jnp.inf, -jnp.inf, particles.paths.log_evidence
+        ),
         log_z=particles.log_z + log_mean_exp(particles.log_weights),
         dead=~particles.alive.any(-1),
     )

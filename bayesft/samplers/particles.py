@@ -78,9 +78,8 @@ class Particles:
 
     @property
     def open(self) -> Bool[Array, "P N"]:
-        """Particles whose evidence on the whole sequence is still wanted: it can change a weight,
-        or the sequence is complete."""
-        return ~self.paths.settled & (self.alive | self.paths.complete)
+        """Particles of positive weight whose evidence on the whole sequence is not final yet."""
+        return self.alive & ~self.paths.settled
 
     def replace(self, **changes: Any) -> Particles:
         return dataclasses.replace(self, **changes)

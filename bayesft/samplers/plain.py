@@ -19,13 +19,17 @@ from bayesft.priors.sequence import generate
 from bayesft.samplers.validation import require_log_densities
 from bayesft.target import Target
 
+MAX_ROWS = 1024
+"""Sequences in one batch over all prompts, unless the smallest batch has more: enough to keep a
+processor busy, few enough for a language model's caches."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
     """B samples of the prior for every prompt, on the host; log-densities in nats.
 
-    Where the target is impossible whatever Python evidence says, that is not asked, and
-    `log_evidence` is -inf.
+    Where a sample is impossible under the target, `log_evidence` is -inf: Python evidence is not
+    asked what cannot matter.
     """
 
     tokens: Int[np.ndarray, "P B T"]
@@ -57,7 +61,7 @@ def propose(
     values of the other prompts lack it. Raises EvidenceError where evidence is NaN or +inf.
     """
     tokens, lengths, log_prior, log_device = map(
-        np.array, _propose(target, target.xs, key, first, size)
+        np.array, _propose(target, target.xs, sample_keys(target.xs.id, key, first, size))
     )
     impossible = np.isneginf(log_prior) | np.isneginf(log_device)
     log_evidence = np.where(impossible, -np.inf, log_device).astype(np.float32)
@@ -71,19 +75,17 @@ def propose(
     return Samples(tokens, lengths, log_prior, log_evidence)
 
 
-def sample_keys(xs: Prompt, key: Key, first: int | Array, size: int) -> Key:
+@partial(jax.jit, static_argnames="size")
+def sample_keys(ids: Int[Array, " P"], key: Key, first: int | Array, size: int) -> Key:
     """Keys [P, size] of the samples number first, first + 1, … of every prompt."""
     numbers = first + jnp.arange(size, dtype=jnp.int32)
     fold_in = jax.random.fold_in
-    prompt_keys = jax.vmap(lambda prompt_id: fold_in(key, prompt_id))(xs.id)
+    prompt_keys = jax.vmap(lambda prompt_id: fold_in(key, prompt_id))(ids)
     return jax.vmap(lambda k: jax.vmap(lambda i: fold_in(k, i))(numbers))(prompt_keys)
 
 
-@partial(jax.jit, static_argnames="size")
-def _propose(
-    target: Target, xs: Prompt, key: Key, first: int, size: int
-) -> tuple[Array, Array, Array, Array]:
-    keys = sample_keys(xs, key, first, size)
+@jax.jit
+def _propose(target: Target, xs: Prompt, keys: Key) -> tuple[Array, Array, Array, Array]:
     tokens, log_probs = generate(target.prior, xs, keys, target.horizon)
 
     def score(tokens: Array, log_probs: Array, x: Prompt) -> tuple[Array, Array, Array]:

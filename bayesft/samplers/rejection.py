@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from bayesft.base import Claim, Key, Prompt, Sampler
+from bayesft.base import Claim, Key, Sampler
 from bayesft.draws import Draws, Status
 from bayesft.errors import SamplerError
 from bayesft.samplers.ended import log_ended
-from bayesft.samplers.plain import Samples, propose, sample_keys
+from bayesft.samplers.plain import MAX_ROWS, Samples, propose, sample_keys
 from bayesft.samplers.validation import require_count
 from bayesft.target import Target
 
-BATCH_SIZES = (64, 512, 4096)
+BATCH_SIZES = (64, 512)
 """Proposals per prompt and batch: few sizes, because each is compiled once."""
-
-MAX_ROWS = 8192
-"""Sequences in one batch over all prompts, unless the smallest batch has more already."""
 
 
 def rejection(
@@ -76,8 +72,9 @@ class Rejection(Sampler):
             samples = propose(target, key, first, size, wanted)
             valid = wanted[:, None] & (first + np.arange(size) < self.max_proposals)
             _require_bound(samples.log_evidence[valid], log_bound)
-            log_uniform = np.asarray(_log_uniform(target, target.xs, key, first, size))
-            accepted.add(samples, first, valid, log_uniform < samples.log_evidence - log_bound)
+            keys = sample_keys(target.xs.id, key, first, size)
+            log_uniform = np.asarray(_log_uniform(keys, target.horizon.max_new_tokens))
+            accepted.add(samples, valid, log_uniform < samples.log_evidence - log_bound)
             first += size
         return self._draws(target, accepted, log_bound)
 
@@ -145,7 +142,6 @@ class _Accepted:
     def add(
         self,
         samples: Samples,
-        first: int,
         valid: Bool[np.ndarray, "P B"],
         accept: Bool[np.ndarray, "P B"],
     ) -> None:
@@ -162,19 +158,14 @@ class _Accepted:
         self.num_ended += (proposed & ~np.isneginf(samples.log_prior)).sum(1)
 
 
-@partial(jax.jit, static_argnames="size")
-def _log_uniform(
-    target: Target, xs: Prompt, key: Key, first: int | Array, size: int
-) -> Float[Array, "P B"]:
-    """log U(0, 1) for the acceptance of every sample, from keys that its tokens do not use."""
-    keys = sample_keys(xs, key, first, size)
+@jax.jit
+def _log_uniform(keys: Key, num_tokens: int | Array) -> Float[Array, "P B"]:
+    """log U(0, 1) for the acceptance of every sample, from its key past what its tokens use."""
 
     def one(key: Key) -> Array:
         # A float32 uniform is a multiple of 2^-23, too coarse where acceptance is rare: a second
         # one refines it.
-        coarse, fine = jax.random.uniform(
-            jax.random.fold_in(key, target.horizon.max_new_tokens), (2,), jnp.float32
-        )
+        coarse, fine = jax.random.uniform(jax.random.fold_in(key, num_tokens), (2,), jnp.float32)
         return jnp.log(coarse + fine * 2.0**-23)
 
     return jax.vmap(jax.vmap(one))(keys)

@@ -32,17 +32,42 @@ class ResamplingRule:
     threshold: float
 
 
-@partial(jax.jit, static_argnames="num_particles")
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Randomness:
+    """All random numbers of a run, by position; made ahead, so that no token step spends on it."""
+
+    uniforms: Float[Array, "T P N"]
+    """One per token."""
+    keys: Key
+    """[T, P], for the resampling ahead of each token."""
+
+
+@partial(jax.jit, static_argnames=("num_particles", "num_tokens"))
+def randomness(ids: Int[Array, " P"], key: Key, num_particles: int, num_tokens: int) -> Randomness:
+    """The numbers of a prompt do not depend on which other prompts share the batch."""
+    times = jnp.arange(num_tokens, dtype=jnp.int32)
+
+    def at(t: Array, prompt_id: Array) -> tuple[Array, Key]:
+        token_key, resampling_key = jax.random.split(
+            jax.random.fold_in(jax.random.fold_in(key, prompt_id), t)
+        )
+        return jax.random.uniform(token_key, (num_particles,)), resampling_key
+
+    return Randomness(*jax.vmap(lambda t: jax.vmap(partial(at, t))(ids))(times))
+
+
+@jax.jit
 def start(
     target: Target,
     proposer: Proposer,
     rule: ResamplingRule | None,
     xs: Prompt,
-    key: Key,
-    num_particles: int,
+    random: Randomness,
 ) -> Particles:
     """Particles with their first token."""
-    shape, num_tokens = (xs.id.shape[0], num_particles), target.horizon.max_new_tokens
+    num_tokens, *shape = random.uniforms.shape
+    num_particles = shape[1]
     models, logits = proposer.start(xs, num_particles, num_tokens)
     zeros, never = jnp.zeros(shape), jnp.zeros(shape, bool)
     paths = Paths(
@@ -69,20 +94,18 @@ def start(
         num_resamples=jnp.zeros(shape[0], jnp.int32),
         ancestors=jnp.broadcast_to(slots, (num_tokens, *shape)) if rule else None,
     )
-    return _extend(target, proposer, rule, _prompt_keys(xs, key), particles, logits)
+    return _extend(target, proposer, rule, random, particles, logits)
 
 
 def _advance(
     target: Target,
     proposer: Proposer,
     rule: ResamplingRule | None,
-    xs: Prompt,
-    key: Key,
+    random: Randomness,
     particles: Particles,
     stop: int | Int[Array, ""],
 ) -> Particles:
     """The particles with `stop` tokens each, or fewer where no prompt is active before."""
-    keys = _prompt_keys(xs, key)
 
     def going(particles: Particles) -> Array:
         return (particles.t < stop) & particles.active.any()
@@ -91,7 +114,7 @@ def _advance(
         last = jnp.maximum(particles.t - 1, 0)
         token = jax.lax.dynamic_index_in_dim(particles.paths.tokens, last, 2, keepdims=False)
         models, logits = proposer.advance(particles.models, token)
-        return _extend(target, proposer, rule, keys, particles.replace(models=models), logits)
+        return _extend(target, proposer, rule, random, particles.replace(models=models), logits)
 
     if rule is None:
         return jax.lax.while_loop(going, one_token, particles)
@@ -99,7 +122,7 @@ def _advance(
     def body(particles: Particles) -> Particles:
         # A loop of at most one turn, not a `cond`: a loop leaves the models' state in place.
         particles = jax.lax.while_loop(
-            lambda p: p.low.any(), partial(_resample, proposer, rule, keys), particles
+            lambda p: p.low.any(), partial(_resample, proposer, rule, random), particles
         )
         return jax.lax.while_loop(lambda p: going(p) & ~p.low.any(), one_token, particles)
 
@@ -123,11 +146,6 @@ advance_in_place = jax.jit(_advance, donate_argnames="particles")
 weigh_in_place = jax.jit(_weigh, donate_argnames="particles")
 
 
-def _prompt_keys(xs: Prompt, key: Key) -> Key:
-    """A key per prompt that does not depend on which other prompts share the batch."""
-    return jax.vmap(lambda prompt_id: jax.random.fold_in(key, prompt_id))(xs.id)
-
-
 def _prefix_terms(target: Target) -> list[tuple[int, PrefixEvidence]]:
     """Index and evidence of the terms that add an increment at every token."""
     terms = enumerate(target.terms)
@@ -142,17 +160,16 @@ def _extend(
     target: Target,
     proposer: Proposer,
     rule: ResamplingRule | None,
-    keys: Key,
+    random: Randomness,
     particles: Particles,
     logits: PyTree,
 ) -> Particles:
     """Draw the token at position t and account for it in the weights."""
     t, paths, horizon = particles.t, particles.paths, target.horizon
-    ended_before, shape = paths.done, paths.done.shape
-    uniform = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 2 * t), shape[1:]))(keys)
-    token, log_prior, log_ratio = proposer.choose(uniform, logits, t, horizon)
-    token = jnp.where(paths.done, target.prior.eos[0], token)
-    done = paths.done | is_eos(token, target.prior.eos)
+    ended_before = paths.done
+    token, log_prior, log_ratio = proposer.choose(random.uniforms[t], logits, t, horizon)
+    token = jnp.where(ended_before, target.prior.eos[0], token)
+    done = ended_before | is_eos(token, target.prior.eos)
     if horizon.eos_policy == "condition":
         cut = ~done & (t == horizon.max_new_tokens - 1)
         log_prior = jnp.where(cut, -jnp.inf, log_prior)
@@ -198,14 +215,14 @@ def _mark_low(rule: ResamplingRule | None, particles: Particles) -> Particles:
 
 
 def _resample(
-    proposer: Proposer, rule: ResamplingRule, keys: Key, particles: Particles
+    proposer: Proposer, rule: ResamplingRule, random: Randomness, particles: Particles
 ) -> Particles:
     """Resample the prompts that are low; the others keep their particles and weights."""
     t, low, log_weights = particles.t, particles.low, particles.log_weights
     slots = jnp.broadcast_to(jnp.arange(log_weights.shape[1], dtype=jnp.int32), log_weights.shape)
-    weights_or_none = jnp.where(low[:, None], log_weights, 0.0)
-    keys = jax.vmap(lambda k: jax.random.fold_in(k, 2 * t + 1))(keys)
-    ancestors = jax.vmap(lambda *a: stay_in_place(rule.scheme(*a)))(keys, weights_or_none)
+    known_weights = jnp.where(low[:, None], log_weights, 0.0)
+    counts = jax.vmap(rule.scheme)(random.keys[t], known_weights)
+    ancestors = jax.vmap(stay_in_place)(counts)
     ancestors = jnp.where(low[:, None], ancestors, slots)
     return particles.replace(
         models=proposer.reorder(particles.models, ancestors),

@@ -30,10 +30,10 @@ def smc(
     telescope to the final value. There a value of -inf on an unfinished prefix is held back (the
     previous value stays), since a constraint that a prefix does not meet may be met later.
 
-    `proposal` as in `importance`. `resampling` is a scheme of `bft.samplers.resampling`, or any
-    function `(key, log_weights [N]) -> counts [N]`. `info` has `num_resamples` [P], `ess`
-    [segments, P] at the end of each segment, and `ancestors` [T, P, N]: the slots from which
-    particles took their first t tokens ahead of token t.
+    `proposal` and draws of weight 0 are as in `importance`. `resampling` is a scheme of
+    `bft.samplers.resampling`, or any function `(key, log_weights [N]) -> counts [N]`. `info` has
+    `num_resamples` [P], `ess` [segments, P] at the end of each segment, and `ancestors` [T, P, N]:
+    the slots from which particles took their first t tokens ahead of token t.
 
     Raises SamplerError for settings out of range and for a proposal that does not fit.
     """

@@ -28,7 +28,8 @@ def whole_terms(target: Target) -> tuple[Term, ...]:
 def on_host(target: Target, particles: Particles) -> dict[str, Float[np.ndarray, "P N"]]:
     """Unscaled values of the Python evidence by name, each called once for all open particles.
 
-    Elsewhere the values are 0 and not used.
+    The others are not asked: what is finished has its value, what is impossible needs none. Their
+    values are 0 and not used.
     """
     if not target.host_terms:
         return {}
@@ -51,16 +52,14 @@ def weigh(
     host_values: dict[str, Float[Array, "P N"]],
 ) -> Particles:
     """The particles with whole-sequence evidence up to date in their weights."""
-    paths, is_open = particles.paths, particles.open
-    log_weights = particles.log_weights
+    paths, log_weights = particles.paths, particles.log_weights
     whole = []
     for term, held in zip(whole_terms(target), paths.whole, strict=True):
         value = term.scaled(_value(term, xs, particles, host_values)).astype(held.dtype)
-        counts = is_open & (paths.complete | (value != -jnp.inf))
+        counts = particles.open & (paths.complete | (value != -jnp.inf))
         value = jnp.where(counts, value, held)
-        # What is held may be -inf, but only where it no longer counts.
-        change = value - jnp.where(counts, held, value)
-        log_weights = jnp.where(particles.alive & counts, log_weights + change, log_weights)
+        # Where it does not count, both may be -inf: then nothing is subtracted.
+        log_weights += jnp.where(counts, value - jnp.where(counts, held, 0.0), 0.0)
         whole.append(value)
     paths = dataclasses.replace(paths, whole=tuple(whole), settled=paths.complete)
     return particles.replace(paths=paths, log_weights=log_weights)

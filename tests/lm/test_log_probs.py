@@ -1,5 +1,7 @@
 """Log-probabilities: equal to log softmax of logits, chunked or not, and small in memory."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,6 +91,11 @@ def test_a_frozen_head_costs_no_head_gradient():
     assert hidden_only < 0.85 * both
 
 
+@functools.partial(jax.jit, static_argnums=3)
+def score(prior, tokens, x: Prompt, horizon: Horizon) -> jax.Array:
+    return prior.token_log_probs(tokens, x, horizon)
+
+
 def make_prompt(tokens: list[int], size: int) -> Prompt:
     padded = np.full(size, 4, np.int32)
     padded[: len(tokens)] = tokens
@@ -98,11 +105,10 @@ def make_prompt(tokens: list[int], size: int) -> Prompt:
 @pytest.mark.parametrize("prompt", [[1], [1, 7, 9, 11, 3]])
 def test_token_log_probs_are_the_log_softmax_of_logits(tiny, prompt: list[int]):
     tokens = [9, 4, 17, 2, 2, 2]  # ends at its fourth token
-    logits = tiny.logits(jnp.asarray([prompt + tokens], jnp.int32))[0, len(prompt) - 1 : -1]
+    line = prompt + tokens + [0] * (5 - len(prompt))
+    logits = tiny.logits(jnp.asarray([line], jnp.int32))[0, len(prompt) - 1 :][:6]
     expected = plain_rows(logits, tokens) * (np.arange(6) < 4)
-    found = tiny.token_log_probs(
-        jnp.asarray(tokens, jnp.int32), make_prompt(prompt, 6), Horizon(6)
-    )
+    found = score(tiny, jnp.asarray(tokens, jnp.int32), make_prompt(prompt, 6), Horizon(6))
     np.testing.assert_allclose(found, expected, **TOLERANCE)
 
 
@@ -113,12 +119,12 @@ def plain_rows(logits, tokens) -> np.ndarray:
 def test_a_single_token_is_scored_by_the_prompt_alone(tiny):
     x, token = make_prompt([1, 7], 4), jnp.asarray([5], jnp.int32)
     expected = plain_rows(tiny.logits(jnp.asarray([[1, 7]], jnp.int32))[0, 1:], [5])
-    np.testing.assert_allclose(tiny.token_log_probs(token, x, Horizon(1)), expected, **TOLERANCE)
+    np.testing.assert_allclose(score(tiny, token, x, Horizon(1)), expected, **TOLERANCE)
 
 
 def test_forced_eos_is_certain(tiny):
     tokens = jnp.asarray([9, 4, 2], jnp.int32)
-    found = tiny.token_log_probs(tokens, make_prompt([1], 2), Horizon(3, "force"))
+    found = score(tiny, tokens, make_prompt([1], 2), Horizon(3, "force"))
     assert found[2] == 0 and found[1] < 0
 
 
@@ -136,6 +142,7 @@ def test_nested_vmap_equals_a_loop_and_gradients_agree(tiny):
         return jax.vmap(jax.vmap(one, (0, None)))(tokens, xs)
 
     @jax.jit
+    @jax.value_and_grad
     def single(params, y, x):
         return guide.with_params(params).token_log_probs(y, x, horizon).sum()
 
@@ -143,11 +150,18 @@ def test_nested_vmap_equals_a_loop_and_gradients_agree(tiny):
     for p in range(2):
         x = jax.tree.map(lambda leaf, p=p: leaf[p], xs)
         for k in range(3):
-            value, gradient = jax.value_and_grad(single)(guide.params, tokens[p, k], x)
+            value, gradient = single(guide.params, tokens[p, k], x)
             looped[p, k] = value
             total = gradient if total is None else jax.tree.map(jnp.add, total, gradient)
-    np.testing.assert_allclose(jax.jit(batched)(guide.params).sum(-1), looped, **TOLERANCE)
-    found = jax.jit(jax.grad(lambda params: batched(params).sum()))(guide.params)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def together(params):
+        scores = batched(params).sum(-1)
+        return scores.sum(), scores
+
+    (_, scores), found = together(guide.params)
+    np.testing.assert_allclose(scores, looped, **TOLERANCE)
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(total), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-4)
 

@@ -54,9 +54,7 @@ def flat(tree):
 
 
 def one_step(objective, target, guide, xs, key, estimator=None):
-    recording = record(
-        objective, key, (bind(guide, HORIZON), target), xs, estimator=estimator
-    )
+    recording = record(objective, key, (bind(guide, HORIZON), target), xs, estimator=estimator)
     return replay_value_and_grad(
         objective,
         lambda params: (BoundGuide(guide.with_params(params), HORIZON), target),

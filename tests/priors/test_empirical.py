@@ -42,8 +42,11 @@ def law(prior, prompt, max_new_tokens=4):
 
 def test_probabilities_are_frequencies():
     assert law(EXAMPLES[0][0], "") == {
-        (0, 1, 2, 2): 0.4, (0, 2, 2, 2): 0.2, (1, 1, 0, 2): 0.2, (2, 2, 2, 2): 0.2,
-    }  # fmt: skip
+        (0, 1, 2, 2): 0.4,
+        (0, 2, 2, 2): 0.2,
+        (1, 1, 0, 2): 0.2,
+        (2, 2, 2, 2): 0.2,
+    }
     assert law(EXAMPLES[0][0], "", 2) == {(0, 1): 0.4, (0, 2): 0.2, (1, 1): 0.2, (2, 2): 0.2}
 
 
@@ -80,8 +83,12 @@ def test_only_with_a_vocabulary_is_it_a_prior():
 def test_bound_rows_end_with_eos():
     bound = empirical(TEXTS, ["a", "b", "", "", "ab"]).bind(toy())
     assert bound.xs.observed.tokens.tolist() == [
-        [0, 1, 2, 2], [0, 2, 2, 2], [0, 1, 2, 2], [1, 1, 0, 2], [2, 2, 2, 2],
-    ]  # fmt: skip
+        [0, 1, 2, 2],
+        [0, 2, 2, 2],
+        [0, 1, 2, 2],
+        [1, 1, 0, 2],
+        [2, 2, 2, 2],
+    ]
     assert bound.xs.observed.weight.tolist() == [1.0] * 5
     assert bound.xs.length.tolist() == [1, 1, 0, 0, 2]
     assert len(bound.prompts) == 5

@@ -54,14 +54,19 @@ def stepping_is_teacher_forcing(prior, prompts) -> bool:
     xs = jax.tree.map(lambda a: a[-1:], target.xs)
     x = jax.tree.map(lambda a: a[0], xs)
     rows = jnp.asarray(enumerate_sequences(prior, target.horizon))
-    state, logits = prior.start(xs, len(rows), T)
-    stepped = []
-    for t in range(T):
-        normalised = jax.nn.log_softmax(logits[0])
-        stepped.append(jnp.take_along_axis(normalised, rows[:, t, None], 1)[:, 0])
-        state, logits = prior.advance(state, rows[None, :, t])
-    stepped = target.horizon.finish(jnp.stack(stepped, -1), rows, prior.eos)
-    forced = jax.vmap(lambda y: prior.token_log_probs(y, x, target.horizon))(rows)
+
+    @jax.jit
+    def both(rows):
+        state, logits = prior.start(xs, len(rows), T)
+        stepped = []
+        for t in range(T):
+            normalised = jax.nn.log_softmax(logits[0])
+            stepped.append(jnp.take_along_axis(normalised, rows[:, t, None], 1)[:, 0])
+            state, logits = prior.advance(state, rows[None, :, t])
+        forced = jax.vmap(lambda y: prior.token_log_probs(y, x, target.horizon))(rows)
+        return target.horizon.finish(jnp.stack(stepped, -1), rows, prior.eos), forced
+
+    stepped, forced = both(rows)
     possible = np.asarray(stepped.sum(-1)) > -np.inf
     same = np.allclose(stepped[possible], forced[possible], atol=EPSILON)
     return bool(same and np.all(np.isneginf(np.asarray(forced.sum(-1))[~possible])))

@@ -40,7 +40,10 @@ def test_conditioning_fixes_choices_and_keeps_the_joint():
     conditioned = bft.model(chain)(0.4).condition({"lanes": {"z": trace["lanes"]["z"]}})
     rest = {name: value for name, value in trace.items() if name != "lanes"}
     assert jnp.allclose(conditioned.log_density(rest), joint(0.4, trace), rtol=1e-5)
-    for misuse in (lambda: conditioned.sample(jax.random.key(0)), lambda: conditioned.log_prob(rest)):
+    for misuse in (
+        lambda: conditioned.sample(jax.random.key(0)),
+        lambda: conditioned.log_prob(rest),
+    ):
         with pytest.raises(ChoiceError, match="conditioned"):
             misuse()
 

@@ -245,9 +245,7 @@ def test_costs_along_a_sequence_credit_each_token_with_what_follows(language, gu
     for program in (along, at_once):
         expectation = bft.expectation(program)
         keys = jax.random.split(jax.random.key(9), 20_000)
-        run = jax.jit(
-            jax.vmap(lambda k, e=expectation: flat(e.value_and_grad(k, guide.params)[1]))
-        )
+        run = jax.jit(jax.vmap(lambda k, e=expectation: flat(e.value_and_grad(k, guide.params)[1])))
         gradients = run(keys)
         assert_unbiased(gradients[:, used], truth[used], family=2)
         variances.append(gradients.var(0).sum())

@@ -1,0 +1,135 @@
+"""Text: prompts of every form, completions with their leading space, chats in a sandbox."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bayesft.lm
+from bayesft.errors import PromptError
+
+TEXTS = ("Once upon a time", "  two  spaces\nand a line", "café ☃", "<s>already begun", "")
+
+
+@pytest.fixture(scope="module", params=["stories260K", "babyllama361"])
+def real(request: pytest.FixtureRequest, assets: Path):
+    return bayesft.lm.load(assets / request.param)
+
+
+def test_ids_equal_those_of_transformers(real):
+    transformers = pytest.importorskip("transformers")
+    reference = transformers.AutoTokenizer.from_pretrained(real.card.source)
+    for text in TEXTS:
+        ids = reference(text).input_ids
+        assert real.encode(text) == ids
+        assert real.decode(ids) == reference.decode(ids, skip_special_tokens=True)
+
+
+def test_completions_keep_their_leading_space(real):
+    prompt, whole = "Once upon a time", "Once upon a time there was a café"
+    completion = real.encode(whole)[len(real.encode(prompt)) :]
+    assert real.decode(completion) == " there was a café"
+    assert real.decode([*completion, 2, 1, 1]) == " there was a café"
+    assert real.decode([1, 1]) == real.decode([]) == ""
+
+
+@pytest.mark.parametrize("text", [" there was", "there", "\nThe end.", "  two", "é", ""])
+def test_an_encoded_completion_says_exactly_its_text(real, text: str):
+    ids = real.encode_completion(text)
+    assert real.decode(ids) == text and not set(ids) & set(real.eos)
+
+
+def test_an_empty_prompt_is_bos(real):
+    assert real.encode("") == real.encode([]) == [1]
+
+
+def test_ids_pass_through(real):
+    assert real.encode([5, 6]) == real.encode(np.asarray([5, 6], np.int32)) == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([5, 10_000], "token 10000, outside"),
+        ([-1], "token -1, outside"),
+        (3.5, "type float"),
+        ([1.0, 2.0], "type list"),
+        ([True], "type list"),
+        ([{"role": "user", "content": "hi"}], "no chat template"),
+    ],
+)
+def test_prompts_that_are_none_are_refused(real, prompt, message: str):
+    with pytest.raises(PromptError, match=message):
+        real.encode(prompt)
+
+
+def test_text_without_a_tokenizer_is_refused(tiny):
+    with pytest.raises(PromptError, match="without a tokenizer"):
+        tiny.encode("a")
+
+
+def test_an_empty_prompt_without_bos_is_refused(folder: Path):
+    config = json.loads((folder / "config.json").read_text())
+    del config["bos_token_id"]
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(PromptError, match="prompt is empty"):
+        bayesft.lm.load(folder).encode("")
+
+
+@pytest.mark.parametrize(("add_bos", "ids"), [(True, [1, 3]), (False, [3]), (None, [1, 3])])
+def test_add_bos_token_overrules_the_post_processor(folder: Path, add_bos: bool | None, ids):
+    options = {"bos_token": {"content": "<s>"}, "add_bos_token": add_bos}
+    (folder / "tokenizer_config.json").write_text(json.dumps(options))
+    assert bayesft.lm.load(folder).encode("a") == ids
+
+
+# ---- chat ---------------------------------------------------------------------------------------
+
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}\n"
+    "    {% if message.role == 'system' %}{{ raise_exception('no system') }}{% endif %}\n"
+    "{{ message.content }}{% generation %} b{% endgeneration %}\n"
+    "{% endfor %}{% if add_generation_prompt %} c{% endif %}"
+)
+CHAT = [{"role": "user", "content": "a"}]
+
+
+@pytest.fixture(params=["chat_template.jinja", "tokenizer_config.json", "named"])
+def chat(folder: Path, request: pytest.FixtureRequest):
+    """The tiny model with a template, in each of the places that it may be kept."""
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    if request.param == "chat_template.jinja":
+        (folder / request.param).write_text(TEMPLATE)
+    elif request.param == "named":
+        config["chat_template"] = [{"name": "default", "template": TEMPLATE}]
+    else:
+        config["chat_template"] = TEMPLATE
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return bayesft.lm.load(folder)
+
+
+def test_messages_follow_the_template_with_one_bos(chat):
+    assert chat.encode(CHAT) == [1, 3, 4, 5]
+
+
+def test_a_template_refuses_in_its_own_words(chat):
+    with pytest.raises(PromptError, match="no system"):
+        chat.encode([{"role": "system", "content": "a"}])
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{{ raise_exception.__globals__.os }}",
+        "{{ messages[0].content + 1 }}",
+        "{% for x %}",
+    ],
+)
+def test_templates_cannot_leave_the_sandbox(folder: Path, attack: str):
+    (folder / "chat_template.jinja").write_text(attack)
+    with pytest.raises(PromptError, match="chat template"):
+        bayesft.lm.load(folder).encode(CHAT)

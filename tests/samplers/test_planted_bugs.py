@@ -1,0 +1,71 @@
+"""Planted bugs: the assertion that proves proper weights notices the mistakes that SMC invites."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bayesft.samplers import importance, particle_sampler, sequential, smc
+from bayesft.samplers.proposers import FromGuide
+from bayesft.samplers.resampling import multinomial
+from samplers.claims import assert_proper_weights
+from samplers.language import TOKEN_BY_TOKEN, guide, replicated
+
+RUNS = 4000
+
+
+def assert_caught(target, sampler):
+    with pytest.raises(AssertionError, match="means are wrong"):
+        assert_proper_weights(target, sampler)
+
+
+def test_resampling_that_ignores_weights():
+    def blind(key, log_weights):
+        return multinomial(key, jnp.zeros_like(log_weights))
+
+    assert_caught(replicated(TOKEN_BY_TOKEN, RUNS), smc(16, ess_threshold=1, resampling=blind))
+
+
+def test_weights_reset_without_accounting_log_z(monkeypatch):
+    def forgetful(particles):
+        return particle_sampler._Totals(
+            log_weights=particles.log_weights,
+            log_evidence=particles.paths.log_evidence,
+            log_z=sequential.log_mean_exp(particles.log_weights),
+            dead=~particles.alive.any(-1),
+        )
+
+    monkeypatch.setattr(particle_sampler, "_totals", forgetful)
+    assert_caught(replicated(TOKEN_BY_TOKEN, RUNS), smc(16, ess_threshold=1))
+
+
+@jax.tree_util.register_dataclass
+class EosUnscored(FromGuide):
+    def choose(self, uniform, logits, t, horizon):
+        token, log_prior, log_ratio = super().choose(uniform, logits, t, horizon)
+        ends = token == self.prior.eos[0]
+        return token, jnp.where(ends, 0.0, log_prior), jnp.where(ends, 0.0, log_ratio)
+
+
+def test_eos_unscored(monkeypatch):
+    def wrong(target, proposal):
+        return EosUnscored(target.prior, proposal)
+
+    monkeypatch.setattr(particle_sampler, "proposer", wrong)
+    assert_caught(replicated(TOKEN_BY_TOKEN, RUNS), importance(16, guide()))
+
+
+def test_a_finished_particle_that_is_still_weighted(monkeypatch):
+    right = sequential._extend
+
+    def still_weighted(target, proposer, rule, random, particles, logits):
+        log_prior, log_guide = (jax.nn.log_softmax(each)[..., 2] for each in logits)
+        after = right(target, proposer, rule, random, particles, logits)
+        more = jnp.where(particles.paths.done, log_prior - log_guide, 0.0)
+        return after.replace(log_weights=after.log_weights + more)
+
+    def advance(*arguments):  # a function of its own: JAX caches traces by function
+        return sequential._advance(*arguments)
+
+    monkeypatch.setattr(sequential, "_extend", still_weighted)
+    monkeypatch.setattr(sequential, "advance_in_place", jax.jit(advance))
+    assert_caught(replicated(TOKEN_BY_TOKEN, RUNS), importance(16, guide()))
