@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from bayesft.base import Estimator, Guide, Key, Prompt, PyTree
+from bayesft.base import Estimator, Guide, Key, Prompt
 from bayesft.errors import FitError, GuideError, HardConstraintError, TargetError
 from bayesft.priors.empirical import Empirical
 from bayesft.priors.sequence import BoundGuide, bind
@@ -69,7 +69,7 @@ def fit(
     prompts_per_step: int = 8,
     steps_per_recording: int = 1,
     micro_batch: int | None = None,
-    callbacks: Sequence[Callable[[StepInfo], None]] = (),
+    callbacks: Sequence[Callable[[StepInfo], object]] = (),
 ) -> Fitted:
     """Fit a guide to a target by stochastic gradients of an objective.
 
@@ -83,67 +83,48 @@ def fit(
     objective is infinite, FitError where it is NaN, and whatever evidence raises.
     """
     data = target.bind(guide) if isinstance(target, Empirical) else target
-    _check(data, guide, num_steps, prompts_per_step)
-    resolve = target.evaluate_host if isinstance(target, Target) else None
+    _check(data, guide, objective, num_steps, prompts_per_step)
+    resolve = data.evaluate_host if isinstance(data, Target) else None
     bound = bind(guide, data.horizon)
+    frame = BoundGuide(guide.with_params(None), bound.horizon)
     # The update donates its parameters, and the caller's guide must survive that.
     params = jax.tree.map(jnp.copy, guide.params)
-    frame = guide.with_params(None)
     state = optimizer.init(params)
-    history: list[StepInfo] = []
-    findings = None
     batches = _batches(len(data.prompts), prompts_per_step, jax.random.fold_in(key, 0))
+    findings, history = None, []
     for step in range(num_steps):
         started = time.perf_counter()
-        step_key = jax.random.fold_in(key, step + 1)
-        bound = bound.with_params(params)
-        rows = next(batches)
-        if isinstance(objective, Observing):
-            observe_key, step_key = jax.random.split(step_key)
-            xs = objective.observe(data.select(rows), bound.guide, observe_key)
-        else:
-            xs = _take(data.xs, rows)
+        keys = jax.random.split(jax.random.fold_in(key, step + 1))
+        args = (bound.with_params(params), data)
+        xs = _prompts(objective, args, next(batches), keys[0])
         if findings is None:
-            one = jax.tree.map(lambda a: a[0], xs)
-            findings = scout(objective, estimator, (bound, data, one))
+            findings = scout(objective, estimator, (*args, jax.tree.map(lambda a: a[0], xs)))
         recording = record(
-            objective,
-            step_key,
-            (bound, data),
-            xs,
-            estimator=estimator,
-            findings=findings,
-            resolve=resolve,
+            objective, keys[1], args, xs, estimator=estimator, findings=findings, resolve=resolve
         )
         _refuse_infinite(recording, objective)
-        value = norm = None
+        values = []
         for _ in range(steps_per_recording):
-            params, state, new_value, norm = _update(
-                objective,
-                estimator,
-                optimizer,
-                micro_batch,
-                params,
-                state,
-                BoundGuide(frame, bound.horizon),
-                data,
-                recording,
+            params, state, value, norm = _update(
+                objective, estimator, optimizer, micro_batch, params, state, frame, data, recording
             )
-            value = new_value if value is None else value
-        metrics = {"grad_norm": float(norm), **_host_means(recording)}
-        info = StepInfo(step, num_steps, float(value), metrics, time.perf_counter() - started)
-        if not np.isfinite(info.value) or not np.isfinite(metrics["grad_norm"]):
-            raise FitError(
-                f"The objective is {info.value} and its gradient norm {metrics['grad_norm']} at "
-                f"step {step}.",
-                cause="a learning rate too large, or evidence of extreme size.",
-                remedy="lower the learning rate, or clip: optax.chain(optax.clip_by_global_norm(1),"
-                " ...).",
-            )
+            values.append((float(value), float(norm)))
+        seconds = time.perf_counter() - started
+        metrics = {"grad_norm": values[-1][1], **_host_means(recording)}
+        info = StepInfo(step, num_steps, values[0][0], metrics, seconds)
+        _refuse_nan(values, step)
         history.append(info)
         for callback in callbacks:
             callback(info)
     return Fitted(guide.with_params(params), history)
+
+
+def _prompts(objective: Any, args: tuple, rows: np.ndarray, key: Key) -> Prompt:
+    """The prompts of a step, with draws of the target where the objective asks for them."""
+    guide, data = args
+    if isinstance(objective, Observing):
+        return objective.observe(data.select(rows.tolist()), guide.guide, key)
+    return _take(data.xs, rows)
 
 
 @jax.jit
@@ -189,6 +170,17 @@ def _host_means(recording: Recording) -> dict[str, float]:
     }
 
 
+def _refuse_nan(values: list[tuple[float, float]], step: int) -> None:
+    if np.isfinite(values).all():
+        return
+    value, norm = next(pair for pair in values if not np.isfinite(pair).all())
+    raise FitError(
+        f"The objective is {value} and its gradient norm {norm} at step {step}.",
+        cause="a learning rate too large, or evidence of extreme size.",
+        remedy="lower the learning rate, or clip: optax.chain(optax.clip_by_global_norm(1.0), ...)",
+    )
+
+
 def _refuse_infinite(recording: Recording, objective: Any) -> None:
     if np.isposinf(np.asarray(recording.costs)).any():
         raise HardConstraintError(
@@ -200,7 +192,9 @@ def _refuse_infinite(recording: Recording, objective: Any) -> None:
         )
 
 
-def _check(target: Any, guide: Guide, num_steps: int, prompts_per_step: int) -> None:
+def _check(
+    target: Any, guide: Guide, objective: Any, num_steps: int, prompts_per_step: int
+) -> None:
     if not isinstance(guide, Guide):
         raise GuideError(
             f"{type(guide).__name__} is not a guide.",
@@ -213,6 +207,12 @@ def _check(target: Any, guide: Guide, num_steps: int, prompts_per_step: int) -> 
             f"{target.prior.vocab_size}.",
             cause="guide and prior come from different models.",
             remedy="make the guide from the target's prior, or one with the same tokenizer.",
+        )
+    if isinstance(objective, Observing) and not isinstance(target, Target):
+        raise TargetError(
+            f"{objective} draws from its target, which is data here.",
+            cause="an empirical target, which has completions but no density to sample.",
+            remedy="use bft.objectives.mle on data, or declare a bft.Target.",
         )
     if num_steps < 1 or prompts_per_step < 1:
         raise TargetError(

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from bayesft.cli.options import Seed
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
+    from rich.console import Console, RenderableType
 
     import bayesft as bft
     from bayesft.report.progress import Reporter
 
 BETA = 0.2
 LOG_PENALTY = -10.0
+PROMPT = "Once upon a time"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +24,9 @@ class Size:
 
     max_new_tokens: int = 64
     num_particles: int = 512
-    num_steps: int = 100
+    num_steps: int = 80
     num_samples: int = 48
-    certificate: tuple[int, int] = (64, 32)
-    num_shown: int = 3
+    num_repeats: int = 32
 
 
 def demo(seed: Seed = 0) -> None:
@@ -57,78 +56,126 @@ def show(console: Console, progress: Reporter, size: Size, seed: int) -> None:
     from bayesft.report.completions import Column, completions_table, first_completions
     from bayesft.report.estimates import Estimate, estimates_table
     from bayesft.report.highlight import word_highlighter
-    from bayesft.report.histogram import sparkline
     from bayesft.report.panels import Panels, Sample
 
     keys = iter(jax.random.split(jax.random.key(seed), 8))
     lm = bft.lm.load(embedded_model())
     sad = bft.evidence.reward(stories.sadness, beta=BETA, bounds=(-1, 1))
     polite = bft.evidence.constraint(stories.polite, log_penalty=LOG_PENALTY)
-    target = bft.Target(
-        lm, sad + polite, prompts=["Once upon a time"], max_new_tokens=size.max_new_tokens
-    )
-    console.print(introduction(target))
+    target = bft.Target(lm, sad + polite, prompts=[PROMPT], max_new_tokens=size.max_new_tokens)
+    console.print(_declaration(target))
 
-    heading(console, "Sample it", "draws of the prior are weighted, resampled and grown on")
     with progress.call("sampling the prior"):
         prior = bft.sample(target, bft.samplers.importance(size.num_particles), next(keys))
-    with progress.call("sampling the posterior"):
+    with progress.call("sampling the posterior by SMC"):
         smc = bft.samplers.smc(size.num_particles, every=16)
         posterior = bft.sample(target, smc, next(keys))
+    drawn = {"prior": prior, "posterior": posterior.resample(next(keys), 16)}
     reference = np.asarray(prior.log_weights[0])
-    drawn = {"prior": prior, "posterior": posterior.resample(next(keys), size.num_particles)}
     columns = [
-        Column(name, style, first_completions(drawn[name], stories.sadness, reference, 3))
-        for name, style in (("prior", palette.PRIOR), ("posterior", palette.POSTERIOR))
+        Column(title, style, first_completions(drawn[name], stories.sadness, reference, num=3))
+        for name, title, style in (
+            ("prior", "samples of the prior", palette.PRIOR),
+            ("posterior", "samples of the posterior", palette.POSTERIOR),
+        )
     ]
-    highlight = word_highlighter(stories.lexicon(), palette.PRIOR, palette.POSTERIOR)
-    console.print(completions_table(columns, size.num_particles, highlight))
+    highlight = word_highlighter(stories.lexicon(), palette.HAPPY, palette.SAD)
     by_prior = Estimate("importance from the prior", prior, palette.PRIOR)
     by_smc = Estimate("SMC from the prior", posterior, palette.POSTERIOR)
-    console.print(estimates_table([by_prior, by_smc]))
+    console.print(
+        _heading("Sample it", "weigh draws of the prior by φ; SMC also does it on the way"),
+        completions_table(columns, size.num_particles, highlight),
+        estimates_table([by_prior, by_smc]),
+    )
 
-    heading(console, "Approximate it", "a LoRA guide q minimises KL(q‖p*) from its own samples")
     guide, key = bft.lm.lora(lm, rank=8, key=next(keys)), next(keys)
-    num_particles, num_repeats = size.certificate
-    certify = {"level": 0.9, "num_particles": num_particles, "num_repeats": num_repeats}
-    with progress.call("certifying the guide before its fit"):
-        before = bft.certify(target, guide, key, **certify)
-    with progress.fit("fitting the guide", size.num_steps) as callback:
+    schedule = optax.cosine_decay_schedule(7e-4, size.num_steps, alpha=0.1)
+    with progress.fit("fitting a guide", size.num_steps) as callback:
         fitted = bft.fit(
             target,
             guide,
             objective=bft.objectives.reverse_kl,
             estimator=bft.estimators.leave_one_out(num_samples=size.num_samples),
-            optimizer=optax.adam(optax.cosine_decay_schedule(1e-3, size.num_steps, alpha=0.1)),
+            optimizer=optax.adam(schedule),
             num_steps=size.num_steps,
             key=next(keys),
             callbacks=[callback],
         )
-    with progress.call("certifying the guide after its fit"):
-        after = bft.certify(target, fitted.guide, key, **certify)
-    console.print(certificates_table({"before the fit": before, "after the fit": after}))
+    with progress.call("certifying the guide"):
+        # The fitted guide also proposes for the other certificate, which makes it sharper.
+        after = bft.certify(target, fitted.guide, key, num_repeats=size.num_repeats)
+        before = bft.certify(
+            target,
+            guide,
+            key,
+            num_repeats=size.num_repeats,
+            proposal=fitted.guide,
+            posterior_draws=after.posterior_draws,
+        )
+    console.print(
+        _heading("Approximate it", "a LoRA guide q minimises KL(q‖p*) on its own samples"),
+        certificates_table({"before the fit": before, "after the fit": after}, style=palette.GUIDE),
+    )
 
-    heading(console, "Use both", "the guide proposes, the weights correct what the fit left")
     with progress.call("sampling with the guide as proposal"):
         proposing = bft.samplers.importance(size.num_particles, proposal=fitted.guide)
         guided = bft.sample(target, proposing, next(keys))
     by_guide = Estimate("importance from the guide", guided, palette.GUIDE)
-    console.print(estimates_table([by_prior, by_smc, by_guide]))
-
-    heading(console, "The picture", "where each distribution puts its mass; ░ the one to its left")
-    rewards = {
-        name: np.asarray(stories.sadness(completions=draws.text[0]))
-        for name, draws in (("prior", prior), ("posterior", posterior), ("guide", guided))
-    }
     console.print(
-        Panels(
-            [
-                Sample("prior π₀", palette.PRIOR, rewards["prior"]),
-                Sample("posterior p*", palette.POSTERIOR, rewards["posterior"],
-                       np.asarray(posterior.weights[0])),
-                Sample("guide q", palette.GUIDE, rewards["guide"]),
-            ],
-            bounds=(-1, 1),
-            quantity="sadness",
-        )
-    )  # fmt: skip
+        _heading("Do both", "the guide proposes, and weights correct what the fit left"),
+        estimates_table([by_prior, by_smc, by_guide]),
+    )
+
+    values = [
+        np.asarray(stories.sadness(completions=draws.text[0]))
+        for draws in (prior, posterior, guided)
+    ]
+    weights = np.asarray(posterior.weights[0])
+    panels = [
+        Sample("prior π₀", palette.PRIOR, values[0]),
+        Sample("posterior p*", palette.POSTERIOR, values[1], weights),
+        Sample("guide q", palette.GUIDE, values[2]),
+    ]
+    console.print(
+        _heading("See it", "how sad the stories are; ░ is the panel to the left"),
+        Panels(panels, bounds=(-1, 1), quantity="sadness"),
+    )
+
+
+def _heading(title: str, subtitle: str) -> RenderableType:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from bayesft.report.palette import MUTED
+
+    return Padding(Text.assemble((title, "bold"), (f"  {subtitle}", MUTED)), (1, 0))
+
+
+def _declaration(target: bft.Target) -> RenderableType:
+    import jax
+    from rich import box
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    from bayesft.report import palette
+
+    size = sum(leaf.size for leaf in jax.tree.leaves(target.prior))
+    table = Table.grid(padding=(0, 2))
+    for name, style, meaning in (
+        ("prior π₀", palette.PRIOR, f"a story model of {size / 1e6:.2f} M parameters"),
+        ("prompt x", "", f"“{PROMPT}”, at most {target.horizon.max_new_tokens} tokens more"),
+        ("evidence φ", "", f"sadness / β, β = {BETA:g}, plus {LOG_PENALTY:g} for a rude word"),
+        ("posterior p*", palette.POSTERIOR, "the stories it would tell if they had to be sad"),
+        ("guide q", palette.GUIDE, "a fine-tuned model that approximates them"),
+    ):
+        table.add_row(Text(name, style=f"bold {style}"), meaning)
+    equation = Text("p*(y | x)  =  π₀(y | x) · φ(y, x) / Z(x)", style="bold", justify="center")
+    return Panel(
+        Group(equation, "", table),
+        box=box.ROUNDED,
+        title="Fine-tuning is posterior inference",
+        border_style=palette.MUTED,
+        padding=(1, 2),
+    )

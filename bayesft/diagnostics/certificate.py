@@ -62,7 +62,7 @@ class Certificate:
         restricted = bool(np.isinf(self.reverse_kl.upper[self.certified]).any())
         title = f"level {self.level:g}, {self.num_repeats} groups of {self.num_particles} particles"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
-        named = len(self.prompts) > 1 or bool(self.prompts[0])
+        named = any(self.prompts)
         for name, shown in self._columns(named, restricted):
             if shown:
                 table.add_column(name, no_wrap=name == "prompt", overflow="ellipsis")
@@ -71,7 +71,7 @@ class Certificate:
             cells += [self._log_z(row), self._reverse(row)]
             cells += [_interval(self.restricted_kl, row)] if restricted else []
             cells += [self._forward(row), f"{self.ess[row]:.1%}"]
-            cells += [] if self.pareto_k is None else [f"{self.pareto_k[row]:.2f}"]
+            cells += [] if self.pareto_k is None else [_number(self.pareto_k[row], 2)]
             table.add_row(*map(Text, cells))
         return Group(table, *map(Text, self._footer()))
 
@@ -123,7 +123,7 @@ def _interval(interval: Interval, row: int) -> str:
     return f"[{_number(interval.lower[row])}, {_number(interval.upper[row])}]"
 
 
-def _number(value: float) -> str:
-    if np.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    return f"{value:.3f}".replace("-", "−")
+def _number(value: float, digits: int = 3) -> str:
+    if not np.isfinite(value):
+        return "–" if np.isnan(value) else "∞" if value > 0 else "−∞"
+    return f"{value:.{digits}f}".replace("-", "−")

@@ -194,7 +194,7 @@ def _notes(
     for row, (doubt, violation) in enumerate(zip(doubts, violations, strict=True)):
         about = [f"not certified: {doubt}"] if doubt else []
         about += [violation] if violation else []
-        if not doubt and log_z.width[row] > WIDE:
+        if not doubt and log_z.upper[row] - log_z.lower[row] > WIDE:
             about.append(
                 "the limits on log Z are far apart: raise num_particles, or give a proposal"
             )

@@ -22,10 +22,6 @@ class Interval:
     def contains(self, value: Float[np.ndarray, " P"] | float) -> Bool[np.ndarray, " P"]:
         return (self.lower <= value) & (value <= self.upper)
 
-    @property
-    def width(self) -> Float[np.ndarray, " P"]:
-        return self.upper - self.lower
-
     def __add__(self, other: Interval) -> Interval:
         """Limits of a sum; they hold at the sum of the error rates of the two."""
         return Interval(self.lower + other.lower, self.upper + other.upper)

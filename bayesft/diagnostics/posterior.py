@@ -94,7 +94,8 @@ def _approximate(
     target: Target, key: Key, num_draws: int, explorer: Prior, doubts: list[str]
 ) -> Draws:
     sampler = smc(num_particles=PARTICLES_PER_DRAW * num_draws, proposal=explorer)
-    draws = dataclasses.replace(sampler.run(target, key), info={"doubts": doubts})
+    claim = Claim("another law", "SMC's, at finitely many particles")
+    draws = dataclasses.replace(sampler.run(target, key), claim=claim, info={"doubts": doubts})
     return _equally_weighted(draws, target, key, num_draws)
 
 

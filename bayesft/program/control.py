@@ -15,7 +15,9 @@ from bayesft.errors import EstimatorError
 from bayesft.program.scope import HostRequest, Outcome, Scope, require_scope, run_scope
 
 
-def plate(body: Callable[[Int[Array, ""]], PyTree], size: int, *, name: str | None = None) -> PyTree:
+def plate(
+    body: Callable[[Int[Array, ""]], PyTree], size: int, *, name: str | None = None
+) -> PyTree:
     """Run `body(i)` for i < size independently, results stacked: `vmap` with choices inside.
 
     A choice is credited with the costs of its own lane and those after the plate. Choices that take

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from bayesft.base import (
@@ -53,12 +54,12 @@ def draw(
     estimator = _applied(scope.context, name, estimator)
     if name in scope.fixed:
         value = scope.fixed[name]
-        log_prob = _log_prob(distribution, value) if with_log_prob else None
+        log_prob = _log_prob(distribution, value) if with_log_prob else jnp.zeros(())
     elif isinstance(estimator, MultiPathEstimator):
         raise Branch(name, distribution, estimator, key)
     elif isinstance(estimator, PathwiseEstimator):
         value = estimator.sample(name, distribution, key)
-        log_prob = _log_prob(distribution, value) if with_log_prob else None
+        log_prob = _log_prob(distribution, value) if with_log_prob else jnp.zeros(())
     elif isinstance(estimator, ScoreEstimator):
         value, log_prob = _score_choice(scope, name, distribution, estimator, key)
     else:
@@ -95,10 +96,7 @@ def stored(compute: Callable[[], PyTree]) -> PyTree:
         return compute()
     scope.guard("A stored value")
     name = scope.number("stored")
-    if name in scope.replay:
-        value = scope.replay[name]
-    else:
-        value = compute()
+    value = scope.replay[name] if name in scope.replay else compute()
     if scope.context.mode is Mode.RECORD and scope.context.recording:
         scope.record[name] = jax.lax.stop_gradient(value)
     return value
@@ -116,7 +114,7 @@ def host(
     """
     scope = current()
     if scope is None:
-        if any(isinstance(a, jax.core.Tracer) for a in arrays):
+        if any(isinstance(a, Tracer) for a in arrays):
             raise _no_host("inside jit, vmap or grad, outside any program")
         rows = evaluate(*(np.asarray(a)[None] for a in arrays))
         return {name: jnp.asarray(values[0], jnp.float32) for name, values in rows.items()}

@@ -132,4 +132,4 @@ def _require_same_choices(expected: Trace, given: Trace) -> None:
         )
     for name, value in expected.items():
         if isinstance(value, Mapping) and isinstance(given[name], Mapping):
-            _require_same_choices(value, given[name])
+            _require_same_choices(dict(value), given[name])

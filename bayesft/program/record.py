@@ -1,4 +1,4 @@
-"""Record a program once, replay it differentiably: host evidence, off-policy steps, micro-batches."""
+"""Record a program once, replay it differentiably: host evidence, off-policy, micro-batches."""
 
 from __future__ import annotations
 
@@ -107,8 +107,9 @@ def _merged(data: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(data)
     for name, value in more.items():
         old = merged.get(name)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[name] = _merged(old, value) if both else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            value = _merged(old, value)
+        merged[name] = value
     return merged
 
 

@@ -174,7 +174,7 @@ class Scope:
         A cost along a sequence choice credits each of its tokens with the costs from it on.
         """
         names = {name for _, name, _ in self._terms}
-        for _, cost, along in self._costs:
+        for _, _, along in self._costs:
             if along is not None and along not in names:
                 raise ChoiceError(
                     f"A cost lines up with {along!r}, which is no score-type choice before it in "

@@ -1,1 +1,16 @@
-"""x"""
+"""Reports: what draws, fits and certificates look like in a terminal.
+
+Contract. Every file holds one kind of thing to show: a function or dataclass from arrays and
+results to something that `rich` prints. Nothing here samples, fits, or asks a model; nothing prints
+by itself but `progress`. What is shown fits the width that the console has, and does without
+colours and block characters where the console lacks them.
+
+    completions   distributions side by side: text, reward, log-weight, rank
+    estimates     log Z and ESS by sampler
+    certificates  limits on log Z and on both divergences, as numbers and as a picture
+    panels        histograms of a quantity side by side, on common axes
+    histogram     their counts and columns, and curves in one line
+    highlight     words that count, in a text
+    progress      what is going on, on stderr
+    palette       one colour per distribution
+"""

@@ -206,7 +206,7 @@ def test_evidence_in_a_scan_or_an_unrecorded_program_is_refused(targets, guide):
         bft.scan(step, 0.0, length=2)
         return 0.0
 
-    with pytest.raises(ChoiceError, match="bft.scan"):
+    with pytest.raises(ChoiceError, match=r"bft\.scan"):
         recorded(target, guide, objective=scanned)
     x = jax.tree.map(lambda a: a[0], target.xs)
     program = bft.expectation(bft.objectives.reverse_kl, estimator=LOO)

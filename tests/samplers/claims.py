@@ -6,10 +6,10 @@ import math
 
 import jax
 import numpy as np
+from samplers.language import features, occurrences
 
 from bayesft._sample import sample
 from bayesft.testing import assert_frequencies, assert_unbiased, enumerate_target
-from samplers.language import features, occurrences
 
 FAMILY = 40
 """Assertions of the tests of this room: together they fail correct code with probability 1e-6."""

@@ -6,6 +6,8 @@ independent runs of a sampler in one call: ids tell equal prompts apart, and key
 
 from __future__ import annotations
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -42,7 +44,7 @@ def _no_token_step(state, token):
 
 
 def _has_ab(completion_ids):
-    return [(0, 1) in zip(ids, ids[1:], strict=False) for ids in completion_ids]
+    return [(0, 1) in itertools.pairwise(ids) for ids in completion_ids]
 
 
 def _nothing(completion_ids):

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from samplers.claims import FAMILY, assert_law
+from samplers.language import HAS_AB, IN_PYTHON, LOG_ENDED, NOTHING, TOKEN_BY_TOKEN, replicated
 
 from bayesft._sample import sample
 from bayesft.draws import Status
@@ -13,12 +15,10 @@ from bayesft.priors import markov
 from bayesft.samplers import best_of_n
 from bayesft.target import Target
 from bayesft.testing import assert_frequencies, enumerate_target
-from samplers.claims import FAMILY, assert_law
-from samplers.language import HAS_AB, IN_PYTHON, LOG_ENDED, NOTHING, TOKEN_BY_TOKEN, replicated
 
 
 def law(log_prior, log_evidence, n: int) -> np.ndarray:
-    """Probability of every outcome: π0(y)·(F(φ)ⁿ − F(φ−)ⁿ)/P(φ), where impossible ones are worst."""
+    """Probability π0(y)·(F(φ)ⁿ − F(φ−)ⁿ)/P(φ) of every outcome; impossible ones rank last."""
     prior = np.exp(log_prior)
     values = np.round(np.where(np.isneginf(log_prior), -np.inf, log_evidence), 4)
     at_most = (prior * (values[None] <= values[:, None])).sum(1) + (1 - prior.sum())

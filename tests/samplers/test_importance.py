@@ -3,14 +3,6 @@
 import jax
 import numpy as np
 import pytest
-
-from bayesft._sample import sample
-from bayesft.errors import SamplerError
-from bayesft.priors import markov, trainable
-from bayesft.priors.sequence import bind
-from bayesft.samplers import ended, importance
-from bayesft.target import Target
-from bayesft.testing import assert_unbiased
 from samplers.claims import FAMILY, assert_proper_weights
 from samplers.language import (
     HAS_AB,
@@ -21,6 +13,14 @@ from samplers.language import (
     guide,
     replicated,
 )
+
+from bayesft._sample import sample
+from bayesft.errors import SamplerError
+from bayesft.priors import markov, trainable
+from bayesft.priors.sequence import bind
+from bayesft.samplers import ended, importance
+from bayesft.target import Target
+from bayesft.testing import assert_unbiased
 
 RUNS = 4000
 

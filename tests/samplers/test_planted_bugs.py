@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from samplers.claims import assert_proper_weights
+from samplers.language import TOKEN_BY_TOKEN, guide, replicated
 
 from bayesft.samplers import importance, particle_sampler, sequential, smc
 from bayesft.samplers.proposers import FromGuide
 from bayesft.samplers.resampling import multinomial
-from samplers.claims import assert_proper_weights
-from samplers.language import TOKEN_BY_TOKEN, guide, replicated
 
 RUNS = 4000
 

@@ -5,13 +5,6 @@ import importlib
 import jax
 import numpy as np
 import pytest
-
-from bayesft._sample import sample
-from bayesft.draws import Status
-from bayesft.errors import SamplerError
-from bayesft.evidence import potential
-from bayesft.samplers import rejection
-from bayesft.testing import assert_unbiased, enumerate_target
 from samplers.claims import FAMILY, assert_law
 from samplers.language import (
     IN_PYTHON,
@@ -22,6 +15,13 @@ from samplers.language import (
     TOKEN_BY_TOKEN,
     replicated,
 )
+
+from bayesft._sample import sample
+from bayesft.draws import Status
+from bayesft.errors import SamplerError
+from bayesft.evidence import potential
+from bayesft.samplers import rejection
+from bayesft.testing import assert_unbiased, enumerate_target
 
 RUNS = 1000
 MODULE = importlib.import_module("bayesft.samplers.rejection")  # the room's name is the function
@@ -114,7 +114,7 @@ def test_rare_acceptance_is_not_quantised():
     assert len(np.unique(smallest * 2**23 % 1)) > 90
 
 
-# ---- planted bugs ---------------------------------------------------------------------------------
+# ---- planted bugs -------------------------------------------------------------------------------
 
 
 def test_a_wrong_acceptance_probability_is_caught(monkeypatch):

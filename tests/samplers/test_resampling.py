@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from samplers.claims import FAMILY
 
 from bayesft.samplers.resampling import multinomial, stay_in_place, systematic
 from bayesft.testing import assert_unbiased
-from samplers.claims import FAMILY
 
 SCHEMES = [systematic, multinomial]
 LOG_WEIGHTS = {

@@ -2,11 +2,11 @@
 
 import jax
 import pytest
+from samplers.language import LANGUAGE, replicated
 
 from bayesft._sample import sample
 from bayesft.errors import SamplerError
 from bayesft.samplers import importance
-from samplers.language import LANGUAGE, replicated
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from bayesft._sample import sample
-from bayesft.draws import Status
-from bayesft.errors import SamplerError
-from bayesft.evidence import reward
-from bayesft.samplers import importance, smc
-from bayesft.samplers.resampling import multinomial
-from bayesft.testing import enumerate_target
 from samplers.claims import assert_proper_weights
 from samplers.language import (
     HAS_AB,
@@ -29,11 +21,19 @@ from samplers.language import (
     replicated,
 )
 
+from bayesft._sample import sample
+from bayesft.draws import Status
+from bayesft.errors import SamplerError
+from bayesft.evidence import reward
+from bayesft.samplers import importance, smc
+from bayesft.samplers.resampling import multinomial
+from bayesft.testing import enumerate_target
+
 RUNS = 4000
 KEY = jax.random.key(0)
 
 
-# ---- the claim ------------------------------------------------------------------------------------
+# ---- the claim ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("eos", POLICIES)
@@ -77,7 +77,7 @@ def test_many_runs_with_a_single_survivor_or_none():
     assert_proper_weights(target, smc(2), seed=3)
 
 
-# ---- corner cases ---------------------------------------------------------------------------------
+# ---- corner cases -------------------------------------------------------------------------------
 
 
 def test_all_dead_ends_early_without_nan():
@@ -115,7 +115,7 @@ def test_ancestors_keep_survivors_in_place():
         np.testing.assert_array_equal(row[alive], alive)
 
 
-# ---- segments -------------------------------------------------------------------------------------
+# ---- segments -----------------------------------------------------------------------------------
 
 
 def test_increments_telescope():
