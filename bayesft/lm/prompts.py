@@ -10,7 +10,6 @@ import numpy as np
 
 from bayesft.errors import PromptError
 from bayesft.lm.card import Card
-from bayesft.lm.chat import render_chat
 from bayesft.lm.tokenizer import Tokenizer
 
 
@@ -68,6 +67,14 @@ def _encode_chat(messages: Sequence[Mapping[str, Any]], card: Card) -> list[int]
             cause="it is a base model, or chat_template.jinja was not downloaded",
             remedy="give the prompt as text, or use a model that was trained on chats",
         )
+    try:
+        from bayesft.lm.chat import render_chat
+    except ImportError as error:
+        raise PromptError(
+            "Chat messages need Jinja, which is not installed.",
+            cause="only the core of bayesft is installed",
+            remedy="pip install 'bayesft[chat]', or give the prompt as text",
+        ) from error
     text = render_chat(messages, tokenizer.chat_template, tokenizer.special_tokens)
     return tokenizer.encode_plain(text)
 

@@ -35,26 +35,23 @@ class ResamplingRule:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Randomness:
-    """All random numbers of a run, by position; made ahead, so that no token step spends on it."""
+    """The random numbers of a run by position, made ahead, so that token steps need not."""
 
     uniforms: Float[Array, "T P N"]
     """One per token."""
     keys: Key
-    """[T, P], for the resampling ahead of each token."""
+    """[P]; the uniforms of token t come from folding in t, the resampling ahead of it from T + t.
+    They do not depend on which other prompts share the batch."""
 
 
 @partial(jax.jit, static_argnames=("num_particles", "num_tokens"))
 def randomness(ids: Int[Array, " P"], key: Key, num_particles: int, num_tokens: int) -> Randomness:
-    """The numbers of a prompt do not depend on which other prompts share the batch."""
+    def uniforms(t: Array, key: Key) -> Array:
+        return jax.random.uniform(jax.random.fold_in(key, t), (num_particles,))
+
+    keys = jax.vmap(lambda prompt_id: jax.random.fold_in(key, prompt_id))(ids)
     times = jnp.arange(num_tokens, dtype=jnp.int32)
-
-    def at(t: Array, prompt_id: Array) -> tuple[Array, Key]:
-        token_key, resampling_key = jax.random.split(
-            jax.random.fold_in(jax.random.fold_in(key, prompt_id), t)
-        )
-        return jax.random.uniform(token_key, (num_particles,)), resampling_key
-
-    return Randomness(*jax.vmap(lambda t: jax.vmap(partial(at, t))(ids))(times))
+    return Randomness(jax.vmap(lambda t: jax.vmap(partial(uniforms, t))(keys))(times), keys)
 
 
 @jax.jit
@@ -221,7 +218,9 @@ def _resample(
     t, low, log_weights = particles.t, particles.low, particles.log_weights
     slots = jnp.broadcast_to(jnp.arange(log_weights.shape[1], dtype=jnp.int32), log_weights.shape)
     known_weights = jnp.where(low[:, None], log_weights, 0.0)
-    counts = jax.vmap(rule.scheme)(random.keys[t], known_weights)
+    num_tokens = random.uniforms.shape[0]
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, num_tokens + t))(random.keys)
+    counts = jax.vmap(rule.scheme)(keys, known_weights)
     ancestors = jax.vmap(stay_in_place)(counts)
     ancestors = jnp.where(low[:, None], ancestors, slots)
     return particles.replace(
