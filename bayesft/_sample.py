@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from bayesft.base import Key, Sampler
 from bayesft.draws import Draws
@@ -40,5 +41,5 @@ def sample(target: Target, sampler: Sampler, key: Key) -> Draws:
 
 
 def _is_key(key: Any) -> bool:
-    is_typed = isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    is_typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     return is_typed and key.shape == ()

@@ -59,7 +59,7 @@ class Peer:
     def _read(self) -> dict:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if line.startswith("{"):
+            if line.startswith('{"'):  # libraries print other things too
                 return json.loads(line)
         raise SystemExit("the peer ended early; its messages are above")
 

@@ -17,6 +17,10 @@ def require_writable(path: Path, *, folder: bool) -> None:
     if path.is_dir() != folder and path.exists():
         what = "a file" if folder else "a folder"
         raise typer.BadParameter(f"{path} is {what}.", param_hint="--out")
+    if folder and path.is_dir() and any(path.iterdir()):
+        raise typer.BadParameter(
+            f"{path} is not empty: name a new or empty folder.", param_hint="--out"
+        )
     parent = path.parent
     while folder and not parent.exists():  # folders are made with their parents
         parent = parent.parent

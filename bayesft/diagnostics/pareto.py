@@ -29,7 +29,7 @@ def pareto_k(log_weights: Float[np.ndarray, "P n"]) -> Float[np.ndarray, " P"] |
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tails too short or too even to fit: k̂ says so
             try:
-                return float(array_stats.psislw(row)[1])
+                return float(array_stats.psislw(-row)[1])  # it takes log-likelihoods
             except ValueError:  # the largest weights are equal: there is no tail
                 return np.nan
 

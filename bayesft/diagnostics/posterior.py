@@ -7,6 +7,7 @@ exact, with an empty text where they are.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -30,6 +31,7 @@ PROPOSALS_PER_DRAW = 512
 
 PARTICLES_PER_DRAW = 4
 
+_ARRAYS = ("tokens", "lengths", "log_prior", "log_evidence")
 _DEAD = "no sequence of positive density was found (log Z may be -inf)"
 
 
@@ -101,27 +103,30 @@ def _approximate(
 
 def _equally_weighted(draws: Draws, target: Target, key: Key, num_draws: int) -> Draws:
     """Resampled by weight; the slots of a prompt whose draws are all dead stay empty."""
-    alive = jnp.isfinite(draws.log_weights).any(1, keepdims=True)
-    log_weights = jnp.where(alive, draws.log_weights, 0.0)
-    keys = jax.vmap(lambda prompt_id: jax.random.fold_in(key, prompt_id))(target.xs.id)
-    choose = jax.vmap(lambda key, weight: jax.random.categorical(key, weight, shape=(num_draws,)))
-    index = choose(keys, log_weights)
-
-    def take(a: Array) -> Array:
-        return jax.vmap(lambda row, i: row[i])(a, index)
-
-    doubts = draws.info["doubts"]
-    dead = np.flatnonzero(~np.asarray(alive[:, 0]))
+    arrays = {name: getattr(draws, name) for name in _ARRAYS}
+    arrays, alive = _resample(arrays, draws.log_weights, target.xs.id, key, num_draws)
+    doubts = zip(draws.info["doubts"], np.asarray(alive), strict=True)
     return dataclasses.replace(
         draws,
-        tokens=take(draws.tokens),
-        lengths=take(draws.lengths),
-        log_weights=jnp.where(jnp.broadcast_to(alive, index.shape), 0.0, -jnp.inf),
-        log_prior=take(draws.log_prior),
-        log_evidence=take(draws.log_evidence),
+        **arrays,
+        log_weights=jnp.where(
+            jnp.broadcast_to(alive[:, None], arrays["lengths"].shape), 0, -jnp.inf
+        ),
         log_z=None,
-        info={"doubts": [_DEAD if row in dead else doubt for row, doubt in enumerate(doubts)]},
+        info={"doubts": [doubt if lives else _DEAD for doubt, lives in doubts]},
     )
+
+
+@functools.partial(jax.jit, static_argnames="num_draws")
+def _resample(
+    arrays: dict[str, Array], log_weights: Array, ids: Array, key: Key, num_draws: int
+) -> tuple[dict[str, Array], Array]:
+    alive = jnp.isfinite(log_weights).any(1)
+    weights = jnp.where(alive[:, None], log_weights, 0.0)
+    keys = jax.vmap(lambda prompt_id: jax.random.fold_in(key, prompt_id))(ids)
+    choose = jax.vmap(lambda key, weight: jax.random.categorical(key, weight, shape=(num_draws,)))
+    index = choose(keys, weights)
+    return jax.tree.map(lambda a: jax.vmap(lambda row, i: row[i])(a, index), arrays), alive
 
 
 def _replaced(draws: Draws, rows: np.ndarray, others: Draws) -> Draws:

@@ -13,7 +13,7 @@ from rich.text import Text
 from bayesft.diagnostics import Certificate, Interval
 from bayesft.report.palette import MUTED
 
-AXIS_WIDTH = 18
+AXIS_WIDTH = 16
 
 
 def certificates_table(

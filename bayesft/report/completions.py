@@ -72,29 +72,33 @@ def completions_table(
 ) -> Table:
     """A table with one column per distribution and one completion per cell.
 
-    `num_reference` is the number of draws that ranks refer to; `highlight` colours a text.
+    `num_reference` is the number of prior draws that ranks refer to; `highlight` colours a text.
     """
-    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), show_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        expand=True,
+        show_edge=False,
+        caption=f"rank: by log-weight, among {num_reference} draws of the prior",
+        caption_style=MUTED,
+        caption_justify="right",
+    )
     for column in columns:
         table.add_column(Text(column.name, style=f"bold {column.style}"), ratio=1)
     for row in zip_longest(*(column.completions for column in columns)):
-        table.add_row(*(_cell(each, num_reference, highlight) for each in row))
+        table.add_row(*(_cell(each, highlight) for each in row))
     return table
 
 
-def _cell(
-    completion: Completion | None, num_reference: int, highlight: Callable[[str], Text]
-) -> RenderableType:
+def _cell(completion: Completion | None, highlight: Callable[[str], Text]) -> RenderableType:
     if completion is None:
         return ""
     facts = Text.assemble(
         ("reward ", MUTED),
         (f"{completion.reward:+.2f}", "bold"),
-        ("  log-weight ", MUTED),
+        (" log-weight ", MUTED),
         f"{completion.log_weight:+.1f}",
-        ("  rank ", MUTED),
+        (" rank ", MUTED),
         f"{completion.rank}",
-        (f"/{num_reference}", MUTED),
     )
     text = highlight(" ".join(completion.text.split()))
     return Padding(Group(facts, text), (0, 0, 1, 0))

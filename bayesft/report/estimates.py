@@ -28,7 +28,7 @@ class Estimate:
 def estimates_table(estimates: Sequence[Estimate], prompt: int = 0) -> Table:
     """log Z and ESS by sampler, with the share of the draws that the ESS is as a bar."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
-    table.add_column("sampler")
+    table.add_column("sampler", no_wrap=True)
     table.add_column("draws", justify="right")
     table.add_column("log Z", justify="right")
     table.add_column("ESS", justify="right")

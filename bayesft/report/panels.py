@@ -19,6 +19,8 @@ MIN_WIDTH = 17
 MAX_WIDTH = 36
 """Wider panels would have more bins than their draws can fill."""
 GAP = 3
+BIN_WIDTH = 2
+"""Characters; narrower bins would show the noise of a few hundred draws."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Panels:
         per_line = len(self.samples)
         while per_line > 1 and _panel_width(options.max_width, per_line) < MIN_WIDTH:
             per_line -= 1
-        width = min(max(_panel_width(options.max_width, per_line), 2), MAX_WIDTH)
+        width = min(max(_panel_width(options.max_width, per_line), BIN_WIDTH), MAX_WIDTH)
+        width -= width % BIN_WIDTH
         panels = list(self._panels(width, options.ascii_only))
         for first in range(0, len(panels), per_line):
             for row in zip(*panels[first : first + per_line], strict=True):
@@ -66,11 +69,11 @@ class Panels:
             yield from [Segment.line()] if first + per_line < len(panels) else []
 
     def _panels(self, width: int, ascii_only: bool) -> Iterator[list[Text]]:
-        edges = np.linspace(*self.bounds, width + 1)
+        edges = np.linspace(*self.bounds, width // BIN_WIDTH + 1)
         masses = [bin_masses(sample.values, edges, sample.weights) for sample in self.samples]
         peak = max((float(each.max()) for each in masses), default=0.0)
         heights = [column_heights(each, peak, self.num_rows) for each in masses]
-        behind = [[0] * width, *heights[:-1]]
+        behind = [[0] * (len(edges) - 1), *heights[:-1]]
         for sample, height, ghost in zip(self.samples, heights, behind, strict=True):
             yield [
                 Text(sample.name[:width].ljust(width), style=f"bold {sample.style}"),
@@ -121,9 +124,9 @@ def _picture(
         for height, before in zip(heights, ghost, strict=True):
             filled = min(max(height - 8 * row, 0), 8)
             if blocks[filled] != " ":
-                text.append(blocks[filled], style)
+                text.append(blocks[filled] * BIN_WIDTH, style)
             elif before - 8 * row >= 4:
-                text.append(shade, MUTED)
+                text.append(shade * BIN_WIDTH, MUTED)
             else:
-                text.append(" ")
+                text.append(" " * BIN_WIDTH)
         yield text

@@ -85,7 +85,8 @@ class ParticleSampler(Sampler):
                 remedy="call step until state.finished, or call run.",
             )
         target, particles = state.target, state.particles
-        paths, totals = particles.paths, _totals(particles)
+        paths = particles.paths
+        totals = _totals(particles.log_weights, particles.log_z, paths.log_evidence)
         require_log_densities(target, paths.log_prior, totals.log_evidence, totals.log_weights)
         return Draws(
             tokens=paths.tokens,
@@ -119,8 +120,9 @@ class ParticleSampler(Sampler):
         if whole_terms(target):
             values = on_host(target, particles)
             particles = weigh(target, self.rule, target.xs, particles, values)
-        info, active = _segment_info(particles)
-        return SMCState(target, particles, stop, stop == num_tokens or not bool(active)), info
+        info = _segment_info(particles.log_weights, particles.num_resamples)
+        finished = stop == num_tokens or not particles.active.any()
+        return SMCState(target, particles, stop, bool(finished)), info
 
     def _randomness(self, target: Target, key: Key) -> sequential.Randomness:
         num_tokens = target.horizon.max_new_tokens
@@ -151,23 +153,20 @@ class _Totals(NamedTuple):
     dead: Bool[Array, " P"]
 
 
+# These take arrays, not the particles, whose structure would be traced anew for every target.
 @jax.jit
-def _totals(particles: Particles) -> _Totals:
+def _totals(log_weights: Array, log_z: Array, log_evidence: Array) -> _Totals:
+    dead = log_weights == -jnp.inf
     return _Totals(
-        log_weights=particles.log_weights + particles.log_z[:, None],
+        log_weights=log_weights + log_z[:, None],
         # Evidence is not asked any more once a draw is impossible.
-        log_evidence=jnp.where(
-            particles.log_weights == -jnp.inf, -jnp.inf, particles.paths.log_evidence
-        ),
-        log_z=particles.log_z + log_mean_exp(particles.log_weights),
-        dead=~particles.alive.any(-1),
+        log_evidence=jnp.where(dead, -jnp.inf, log_evidence),
+        log_z=log_z + log_mean_exp(log_weights),
+        dead=dead.all(-1),
     )
 
 
 @jax.jit
-def _segment_info(particles: Particles) -> tuple[SegmentInfo, Bool[Array, ""]]:
+def _segment_info(log_weights: Array, num_resamples: Array) -> SegmentInfo:
     """Copies, because the next segment may overwrite the particles."""
-    info = SegmentInfo(
-        effective_sample_size(particles.log_weights), jnp.copy(particles.num_resamples)
-    )
-    return info, particles.active.any()
+    return SegmentInfo(effective_sample_size(log_weights), jnp.copy(num_resamples))

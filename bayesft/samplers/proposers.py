@@ -82,14 +82,14 @@ class FromGuide(Proposer):
     guide: Prior
 
     def start(self, xs: Prompt, num_particles: int, max_new_tokens: int):
-        prior = self.prior.start(xs, num_particles, max_new_tokens)
-        guide = self.guide.start(xs, num_particles, max_new_tokens)
-        return tuple(zip(prior, guide, strict=True))
+        prior, prior_logits = self.prior.start(xs, num_particles, max_new_tokens)
+        guide, guide_logits = self.guide.start(xs, num_particles, max_new_tokens)
+        return (prior, guide), (prior_logits, guide_logits)
 
     def advance(self, state: PyTree, tokens: Int[Array, "P N"]):
-        prior = self.prior.advance(state[0], tokens)
-        guide = self.guide.advance(state[1], tokens)
-        return tuple(zip(prior, guide, strict=True))
+        prior, prior_logits = self.prior.advance(state[0], tokens)
+        guide, guide_logits = self.guide.advance(state[1], tokens)
+        return (prior, guide), (prior_logits, guide_logits)
 
     def reorder(self, state: PyTree, ancestors: Int[Array, "P N"]) -> PyTree:
         return (

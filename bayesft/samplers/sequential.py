@@ -40,12 +40,13 @@ class Randomness:
     uniforms: Float[Array, "T P N"]
     """One per token."""
     keys: Key
-    """[P]; the uniforms of token t come from folding in t, the resampling ahead of it from T + t.
-    They do not depend on which other prompts share the batch."""
+    """[P]; the uniforms of token t come from folding in t, the resampling ahead of it from T + t."""
 
 
 @partial(jax.jit, static_argnames=("num_particles", "num_tokens"))
 def randomness(ids: Int[Array, " P"], key: Key, num_particles: int, num_tokens: int) -> Randomness:
+    """The same for a prompt whichever others share its batch."""
+
     def uniforms(t: Array, key: Key) -> Array:
         return jax.random.uniform(jax.random.fold_in(key, t), (num_particles,))
 

@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import ArrayLike, Float
 
 from bayesft.base import HostEvidence
 from bayesft.errors import EvidenceError, SamplerError
@@ -30,9 +30,9 @@ def require_count(name: str, value: Any) -> int:
 
 def require_log_densities(
     target: Target,
-    log_prior: Float[Array, "P N"],
-    log_evidence: Float[Array, "P N"],
-    log_weights: Float[Array, "P N"] | None = None,
+    log_prior: Float[ArrayLike, "P N"],
+    log_evidence: Float[ArrayLike, "P N"],
+    log_weights: Float[ArrayLike, "P N"] | None = None,
 ) -> None:
     """Raise where a log-density is NaN or +inf: EvidenceError for evidence, else SamplerError."""
     evidence, prior = np.asarray(log_evidence), np.asarray(log_prior)

@@ -17,7 +17,7 @@ from bayesft.testing import assert_frequencies, enumerate_target
 
 T = 3
 EPSILON = 1e-5  # some dozens of float32 roundings of log-probs of size ten
-NUM_SAMPLES = 1 << 15
+NUM_SAMPLES = 1 << 13
 
 
 def examples(member) -> list:
@@ -111,11 +111,11 @@ def test_lifted_sampling_equals_each_alone(prior, prompts):
         return SequenceDistribution(prior, x, target.horizon).sample_and_log_prob(key)
 
     over_keys = jax.vmap(lambda x, keys: jax.vmap(lambda key: one(x, key))(keys), (0, None))
-    batched, log_probs = over_keys(target.xs, keys())
-    jitted, _ = jax.jit(over_keys)(target.xs, keys())
+    batched, log_probs = jax.jit(over_keys)(target.xs, keys())
     alone, log_prob = one(last_prompt(target), keys()[3])
-    assert (batched == jitted).all()
+    again, _ = one(last_prompt(target), keys()[3])
     assert (batched[-1, 3] == alone).all()
+    assert (again == alone).all()
     np.testing.assert_allclose(log_probs[-1, 3], log_prob, atol=EPSILON)
     assert len(np.unique(np.asarray(batched[-1]), axis=0)) > 1
 

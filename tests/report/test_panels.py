@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from bayesft.report.panels import GAP, MAX_WIDTH, Panels, Sample
+from bayesft.report.panels import BIN_WIDTH, GAP, MAX_WIDTH, Panels, Sample
 
 RNG = np.random.default_rng(0)
 VALUES = np.clip(RNG.normal(-0.5, 0.3, 200), -1, 1)
@@ -66,9 +66,11 @@ def test_plain_characters_where_blocks_are_unknown():
 def test_column_heights_share_one_scale():
     """A sample all in one bin reaches the top; one spread over many bins stays below."""
     wide = np.linspace(-0.99, 0.99, 480)
-    lines = rendered([Sample("one", "cyan", np.zeros(5)), Sample("many", "cyan", wide)]).splitlines()
+    lines = rendered(
+        [Sample("one", "cyan", np.zeros(5)), Sample("many", "cyan", wide)]
+    ).splitlines()
     top, bottom = lines[1], lines[8]
-    assert top.count("█") == 1
+    assert top.count("█") == BIN_WIDTH
     assert sum(character in "▁▂▃▄▅▆▇█" for character in bottom) > 20
 
 

@@ -90,8 +90,9 @@ def features(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.stack(columns, axis=-1).astype(np.float64)
 
 
-def occurrences(draws, outcomes: np.ndarray) -> np.ndarray:
-    """How often each outcome [M, T] was drawn with positive weight."""
+def outcome_of(draws, outcomes: np.ndarray) -> np.ndarray:
+    """Which of the outcomes [M, T] every draw is, [P, N]; 0 for the stumps of impossible draws."""
     digits = 3 ** np.arange(NUM_TOKENS)
-    drawn = np.asarray(draws.tokens)[np.asarray(draws.log_weights) > -np.inf] @ digits
-    return np.bincount(drawn, minlength=3**NUM_TOKENS)[outcomes @ digits]
+    index = np.zeros(3**NUM_TOKENS, int)
+    index[outcomes @ digits] = np.arange(len(outcomes))
+    return index[np.asarray(draws.tokens) @ digits]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from samplers.claims import FAMILY, assert_law
-from samplers.language import HAS_AB, IN_PYTHON, LOG_ENDED, NOTHING, TOKEN_BY_TOKEN, replicated
+from samplers.language import HAS_AB, IN_PYTHON, LOG_ENDED, NO_TOKEN, TOKEN_BY_TOKEN, replicated
 
 from bayesft._sample import sample
 from bayesft.draws import Status
@@ -41,7 +41,7 @@ def test_law(evidence, eos):
     impossible = int(np.isneginf(np.asarray(draws.log_weights)).sum())
     rest = [12800 - impossible, impossible]
     assert_frequencies(rest, [probabilities.sum(), 1 - probabilities.sum()], family=FAMILY)
-    assert_law(draws, exact.tokens, probabilities / probabilities.sum(), resolution=0.08)
+    assert_law(draws, exact, probabilities / probabilities.sum(), resolution=0.08)
     if eos == "condition":
         np.testing.assert_allclose(draws.log_ended, LOG_ENDED, atol=1e-5)
 
@@ -63,22 +63,22 @@ def test_ten_distinct_rewards():
 
 def test_the_first_of_equals_wins():
     """Without evidence all n are equal, and the draws are the samples number 0, n, 2n, …"""
-    target = replicated(None, 3)
-    every = sample(target, best_of_n(1, 32), jax.random.key(0))
-    best = sample(target, best_of_n(4, 8), jax.random.key(0))
+    target = replicated(None, 1)
+    every = sample(target, best_of_n(1, 64), jax.random.key(0))
+    best = sample(target, best_of_n(4, 16), jax.random.key(0))
     assert (best.tokens == every.tokens[:, ::4]).all()
 
 
 def test_batches_do_not_change_what_is_drawn(monkeypatch):
-    target = replicated(TOKEN_BY_TOKEN, 3)
+    target = replicated(TOKEN_BY_TOKEN, 100)
     draws = sample(target, best_of_n(4, 10), jax.random.key(0))
-    monkeypatch.setitem(best_of_n.__globals__, "MAX_ROWS", 36)  # three draws at a time
+    monkeypatch.setitem(best_of_n.__globals__, "MAX_ROWS", 1200)  # three draws at a time
     again = sample(target, best_of_n(4, 10), jax.random.key(0))
     assert (again.tokens == draws.tokens).all()
 
 
 def test_nothing_possible():
-    draws = sample(replicated(NOTHING, 2), best_of_n(4, 8), jax.random.key(0))
+    draws = sample(replicated(NO_TOKEN, 100), best_of_n(4, 8), jax.random.key(0))
     assert (draws.status == Status.ALL_DEAD).all() and not draws.weights.any()
 
 

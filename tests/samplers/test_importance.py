@@ -30,7 +30,7 @@ def test_from_the_prior():
 
 
 def test_weights_from_the_prior_are_the_evidence_exactly():
-    draws = sample(replicated(TOKEN_BY_TOKEN, 8), importance(16), jax.random.key(0))
+    draws = sample(replicated(TOKEN_BY_TOKEN, RUNS), importance(16), jax.random.key(0))
     assert (draws.log_weights == draws.log_evidence).all()
 
 
@@ -40,30 +40,28 @@ def test_from_a_guide(evidence, eos):
 
 
 def test_a_bound_guide_proposes_as_the_guide_does():
-    target, proposal = replicated(IN_PYTHON, 8, "condition"), guide()
-    one = sample(target, importance(8, proposal), jax.random.key(0))
-    other = sample(target, importance(8, bind(proposal, target.horizon)), jax.random.key(0))
+    target, proposal = replicated(IN_PYTHON, RUNS, "force"), guide()
+    one = sample(target, importance(16, proposal), jax.random.key(0))
+    other = sample(target, importance(16, bind(proposal, target.horizon)), jax.random.key(0))
     assert (one.tokens == other.tokens).all()
     assert (one.log_weights == other.log_weights).all()
 
 
-def test_the_prior_as_its_own_proposal_weighs_by_evidence_alone():
-    target = replicated(TOKEN_BY_TOKEN, 8)
+def test_a_copy_of_the_prior_proposes_with_weights_of_evidence_alone():
+    target = replicated(IN_PYTHON, RUNS, "force")
     draws = sample(target, importance(16, trainable(LANGUAGE)), jax.random.key(0))
-    plain = sample(target, importance(16), jax.random.key(0))
-    assert (draws.tokens == plain.tokens).all()
-    np.testing.assert_allclose(draws.log_weights, plain.log_weights, atol=1e-6)
+    np.testing.assert_allclose(draws.log_weights, draws.log_evidence, atol=1e-6)
 
 
-@pytest.mark.parametrize("evidence", [None, TOKEN_BY_TOKEN])
-def test_probability_of_ending_is_estimated_where_the_prior_cannot_be_listed(evidence, monkeypatch):
-    target = replicated(evidence, RUNS, "condition")
+def test_probability_of_ending_is_the_share_of_draws_where_the_prior_is_not_listed(monkeypatch):
+    target = replicated(None, RUNS, "condition")
     draws = sample(target, importance(16), jax.random.key(1))
     np.testing.assert_allclose(draws.log_ended, LOG_ENDED, atol=1e-5)
     monkeypatch.setattr(ended, "MAX_OUTCOMES", 0)
     draws = sample(target, importance(16), jax.random.key(1))
     estimates = np.exp(np.asarray(draws.log_ended))
     assert_unbiased(estimates, np.exp(LOG_ENDED), resolution=0.03, family=FAMILY)
+    np.testing.assert_allclose(draws.log_z, draws.log_ended, atol=1e-5)
 
 
 @pytest.mark.parametrize(

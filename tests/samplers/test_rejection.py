@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from samplers.claims import FAMILY, assert_law
 from samplers.language import (
-    IN_PYTHON,
     LOG_ENDED,
     LOG_Z,
-    NOTHING,
+    NO_TOKEN,
+    NUM_TOKENS,
     POLICIES,
     TOKEN_BY_TOKEN,
     replicated,
@@ -33,7 +33,7 @@ def test_draws_are_exact_and_log_z_unbiased(eos):
     draws, exact = sample(target, rejection(8), jax.random.key(0)), enumerate_target(target)
     assert exact.log_z == pytest.approx(LOG_Z[eos], abs=1e-5)
     assert (draws.status == Status.OK).all()
-    assert_law(draws, exact.tokens, np.exp(exact.log_probs))
+    assert_law(draws, exact, np.exp(exact.log_probs))
     estimates = np.exp(np.asarray(draws.log_z, np.float64) - exact.log_z)
     assert_unbiased(estimates, 1.0, resolution=0.2, family=FAMILY)
     if eos == "condition":
@@ -41,14 +41,14 @@ def test_draws_are_exact_and_log_z_unbiased(eos):
 
 
 def test_counts_are_reported():
-    draws = sample(replicated(IN_PYTHON, 20), rejection(8), jax.random.key(0))
+    draws = sample(replicated(TOKEN_BY_TOKEN, RUNS), rejection(8), jax.random.key(0))
     proposals = draws.info["num_proposals"]
     np.testing.assert_allclose(draws.info["acceptance"], 8 / proposals)
     np.testing.assert_allclose(draws.log_z, 4 + np.log(7 / (proposals - 1)), rtol=1e-6)
 
 
 def test_batches_do_not_change_what_is_drawn(monkeypatch):
-    target = replicated(TOKEN_BY_TOKEN, 5)
+    target = replicated(TOKEN_BY_TOKEN, RUNS)
     draws = sample(target, rejection(8), jax.random.key(0))
     monkeypatch.setattr(MODULE, "BATCH_SIZES", (7,))
     again = sample(target, rejection(8), jax.random.key(0))
@@ -57,34 +57,35 @@ def test_batches_do_not_change_what_is_drawn(monkeypatch):
 
 
 def test_exhausted_runs_keep_what_was_accepted_and_stay_unbiased():
-    target = replicated(TOKEN_BY_TOKEN, 4000)
-    draws = sample(target, rejection(4, max_proposals=40), jax.random.key(1))
+    target = replicated(TOKEN_BY_TOKEN, RUNS)
+    draws = sample(target, rejection(8, max_proposals=100), jax.random.key(1))
     exact = enumerate_target(target)
     exhausted = draws.status == Status.EXHAUSTED
     assert exhausted.any() and not exhausted.all()
     empty = np.isneginf(np.asarray(draws.log_weights))
     assert (empty.any(1) == exhausted).all()
     assert not np.asarray(draws.lengths)[empty].any()
-    assert (draws.info["num_proposals"][exhausted] == 40).all()
-    assert_law(draws, exact.tokens, np.exp(exact.log_probs))
+    assert (draws.info["num_proposals"][exhausted] == 100).all()
+    assert_law(draws, exact, np.exp(exact.log_probs))
     estimates = np.exp(np.asarray(draws.log_z, np.float64) - exact.log_z)
     assert_unbiased(estimates, 1.0, resolution=0.2, family=FAMILY)
 
 
 def test_nothing_accepted():
-    draws = sample(replicated(NOTHING, 2), rejection(4, max_proposals=100), jax.random.key(0))
+    draws = sample(replicated(NO_TOKEN, RUNS), rejection(8, max_proposals=100), jax.random.key(0))
     assert (draws.status == Status.EXHAUSTED).all()
     assert np.isneginf(np.asarray(draws.log_z)).all()
     assert not draws.weights.any() and not np.isnan(np.asarray(draws.ess)).any()
 
 
 def test_one_draw_has_no_log_z():
-    assert sample(replicated(IN_PYTHON, 2), rejection(1), jax.random.key(0)).log_z is None
+    target = replicated(TOKEN_BY_TOKEN, RUNS)
+    assert sample(target, rejection(1), jax.random.key(0)).log_z is None
 
 
 def test_a_bound_that_is_exceeded_is_an_error_that_says_by_how_much():
     with pytest.raises(SamplerError, match=r"potential of [34] nats exceeds the bound 2\.5 by"):
-        sample(replicated(TOKEN_BY_TOKEN, 50), rejection(8, log_bound=2.5), jax.random.key(0))
+        sample(replicated(TOKEN_BY_TOKEN, RUNS), rejection(8, log_bound=2.5), jax.random.key(0))
 
 
 def test_a_looser_bound_changes_acceptance_and_not_the_estimate():
@@ -108,8 +109,8 @@ def test_settings_are_checked():
 
 def test_rare_acceptance_is_not_quantised():
     """Acceptance probabilities of 1e-7 have a ratio that a 23-bit uniform would round."""
-    target = replicated(None, 1)
-    found = np.asarray(MODULE._log_uniform(target, target.xs, jax.random.key(0), 0, 1 << 20))
+    keys = jax.random.split(jax.random.key(0), (1024, 1024))
+    found = np.asarray(MODULE._log_uniform(keys, NUM_TOKENS))
     smallest = np.sort(np.exp(found.astype(np.float64)).ravel())[:100]
     assert len(np.unique(smallest * 2**23 % 1)) > 90
 
@@ -123,7 +124,7 @@ def test_a_wrong_acceptance_probability_is_caught(monkeypatch):
     target = replicated(TOKEN_BY_TOKEN, RUNS)
     draws, exact = sample(target, rejection(8), jax.random.key(0)), enumerate_target(target)
     with pytest.raises(AssertionError, match="frequencies are wrong"):
-        assert_law(draws, exact.tokens, np.exp(exact.log_probs))
+        assert_law(draws, exact, np.exp(exact.log_probs))
 
 
 def test_counting_the_last_acceptance_is_caught():

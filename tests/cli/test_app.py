@@ -1,0 +1,95 @@
+"""Help, version, names and interrupts."""
+
+import subprocess
+import sys
+import typing
+
+import pytest
+import typer
+
+import bayesft as bft
+from bayesft.cli import names, stories
+from bayesft.cli.command import with_messages
+from bayesft.cli.functions import load_function
+from bayesft.cli.output import line_writer
+
+
+@pytest.mark.parametrize("name", ["demo", "sample", "fit", "certify"])
+def test_help_is_complete(invoke, name):
+    result = invoke(name, "--help")
+    assert result.exit_code == 0
+    text = " ".join(result.stdout.replace("│", " ").split())
+    if name != "demo":
+        assert f"bayesft {name} --model" in text, "no example"
+        assert "--reward" in text and "[default: 64]" in text
+    assert "--seed" in text and "[default: 0]" in text
+
+
+def test_help_lists_the_commands_and_no_command_shows_it(invoke):
+    assert all(name in invoke("--help").stdout for name in ("demo", "sample", "fit", "certify"))
+    assert "Usage" in invoke().output
+
+
+def test_version(invoke):
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert result.stdout.split() == ["bayesft", bft.__version__]
+
+
+def test_every_name_is_a_member_that_takes_its_options(invoke):
+    import inspect
+
+    text = " ".join(invoke("fit", "--help").stdout.replace("│", " ").split())
+    text += " ".join(invoke("sample", "--help").stdout.replace("│", " ").split())
+    for table in (names.SAMPLERS, names.ESTIMATORS):
+        for name, member in table.items():
+            assert name in text
+            taken = inspect.signature(names.lookup(member.constructor)).parameters
+            assert set(member.arguments.values()) <= set(taken)
+    for place in (*names.OBJECTIVES.values(), *names.RESAMPLING.values()):
+        assert callable(names.lookup(place))
+    assert typing.get_args(bft.base.EosPolicy.__value__) == names.EOS_POLICIES
+
+
+def test_examples_in_help_load():
+    assert load_function("bayesft.cli.stories:sadness", "reward") is stories.sadness
+
+
+def test_sadness_and_politeness_of_a_story():
+    sad, happy, plain = stories.sadness(["He was sad. SAD!", "a happy day", "the"])
+    assert -1 < happy < 0 == plain < sad < 1
+    rude = next(iter(sorted(stories.impolite_words())))
+    assert stories.polite([f"You {rude.upper()}!", f"x{rude}x"]) == [False, True]
+
+
+def test_an_interrupt_is_tidy(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit) as stopped:
+        with_messages(interrupted, debug=False)
+    assert stopped.value.exit_code == 1
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_a_file_appears_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("before\n", encoding="utf-8")
+    with pytest.raises(RuntimeError), line_writer(path) as write:
+        write(["half"])
+        raise RuntimeError
+    assert path.read_text(encoding="utf-8") == "before\n"
+    with line_writer(path) as write:
+        write(["one", "two"])
+    assert path.read_text(encoding="utf-8") == "one\ntwo\n"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_the_command_line_alone_imports_nothing_heavy():
+    """What `bayesft.cli` adds to `import bayesft` must not be felt in --help."""
+    code = (
+        "import sys, bayesft; before = set(sys.modules); import bayesft.cli; "
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"flax", "transformers", "tokenizers", "numpyro", "optax"} & {*done.stdout.split()}
