@@ -77,8 +77,7 @@ def train_tokenizer(stories: list[str], folder: Path) -> tokenizers.ByteLevelBPE
     """Any text can be encoded, spaces are kept, and BOS comes first."""
     tokenizer = tokenizers.ByteLevelBPETokenizer()
     names = {"bos_token": "<s>", "eos_token": "</s>"}
-    size, special = CONFIG["vocab_size"], list(names.values())
-    tokenizer.train_from_iterator(stories, size, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(stories, CONFIG["vocab_size"], special_tokens=[*names.values()])
     begin = tokenizers.processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", BOS)])
     tokenizer.post_processor = begin
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
@@ -140,11 +139,10 @@ def main() -> None:
     fitted.guide.with_params(half).save(out)
     (out / "generation_config.json").write_text(json.dumps(ENDS) + "\n")
     loss = held_out_loss(bft.lm.load(out), tokenizer, held_out)
-    size = sum(a.size for a in jax.tree.leaves(half))
-    minutes = sum(info.seconds for info in fitted.history) / 60
-    counts = {"stories": len(stories), "drawn": len(drawn), "held_out": len(held_out)}
-    facts = {**globals(), **counts, "size": size, "loss": loss, "minutes": minutes}
-    (out / "README.md").write_text(CARD.format(**facts))
+    facts = {"stories": len(stories), "drawn": len(drawn), "held_out": len(held_out), "loss": loss}
+    facts["minutes"] = sum(info.seconds for info in fitted.history) / 60
+    facts["size"] = sum(a.size for a in jax.tree.leaves(half))
+    (out / "README.md").write_text(CARD.format(**globals(), **facts))
     print("Held out: {:.3f} nats per token, {:.3f} per character".format(*loss))
 
 

@@ -40,7 +40,7 @@ class Randomness:
     uniforms: Float[Array, "T P N"]
     """One per token."""
     keys: Key
-    """[P]; the uniforms of token t come from folding in t, the resampling ahead of it from T + t."""
+    """[P]; t is folded in for the uniforms of token t, T + t for the resampling ahead of it."""
 
 
 @partial(jax.jit, static_argnames=("num_particles", "num_tokens"))
