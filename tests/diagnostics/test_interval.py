@@ -55,6 +55,8 @@ def test_pareto_k_tells_tails_apart():
     k = pareto_k(np.stack([light, heavy]))
     assert k is not None
     np.testing.assert_allclose(k, [0.3, 1.2], atol=0.3)
+    atom = np.where(RANDOM(4).random((1, 4000)) < 0.9, 0.0, heavy) + 1e-5 * heavy
+    np.testing.assert_allclose(pareto_k(atom), 1.2, atol=0.3)
     dead = np.where(np.arange(4000) < 4, 0.0, -np.inf)
     assert np.isnan(pareto_k(np.stack([dead, np.zeros(4000)]))).all()
 
