@@ -102,7 +102,7 @@ def fit(
         recording = record(
             objective, keys[1], args, xs, estimator=estimator, findings=findings, resolve=resolve
         )
-        _refuse_infinite(recording, objective)
+        _refuse_infinite(recording.costs, objective)
         values = []
         for _ in range(steps_per_recording):
             params, state, value, norm = _update(
@@ -112,6 +112,7 @@ def fit(
         seconds = time.perf_counter() - started
         metrics = {"grad_norm": values[-1][1], **_host_means(recording)}
         info = StepInfo(step, num_steps, values[0][0], metrics, seconds)
+        _refuse_infinite(values[0][0], objective)  # exact estimators record no costs
         _refuse_nan(values, step)
         history.append(info)
         for callback in callbacks:
@@ -155,7 +156,10 @@ def _batches(num_prompts: int, size: int, key: Key) -> Iterator[np.ndarray]:
     while True:
         while len(queue) < size:
             shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), num_prompts)
-            queue = np.concatenate([queue, np.asarray(shuffled)])
+            # What is left of the last epoch goes to the back: twice in one batch, a prompt would
+            # draw the same lanes twice, for keys fold in its id.
+            left = np.isin(shuffled := np.asarray(shuffled), queue)
+            queue = np.concatenate([queue, shuffled[~left], shuffled[left]])
             epoch += 1
         yield queue[:size]
         queue = queue[size:]
@@ -176,13 +180,14 @@ def _refuse_nan(values: list[tuple[float, float]], step: int) -> None:
     value, norm = next(pair for pair in values if not np.isfinite(pair).all())
     raise FitError(
         f"The objective is {value} and its gradient norm {norm} at step {step}.",
-        cause="a learning rate too large, or evidence of extreme size.",
-        remedy="lower the learning rate, or clip: optax.chain(optax.clip_by_global_norm(1.0), ...)",
+        cause="a learning rate too large, evidence of extreme size, or evidence in JAX that is NaN.",
+        remedy="lower the learning rate, or clip: optax.chain(optax.clip_by_global_norm(1.0), "
+        "...); evaluate target.log_density on a few completions.",
     )
 
 
-def _refuse_infinite(recording: Recording, objective: Any) -> None:
-    if np.isposinf(np.asarray(recording.costs)).any():
+def _refuse_infinite(costs: Any, objective: Any) -> None:
+    if np.isposinf(np.asarray(costs)).any():
         raise HardConstraintError(
             f"{getattr(objective, '__name__', objective)} met a target density of 0.",
             cause="evidence of -inf on a sequence that the guide can produce; the objective is "

@@ -84,7 +84,8 @@ class Draws:
     def resample(self, key: Key, num_draws: int) -> Draws:
         """`num_draws` equally weighted draws per prompt, chosen with replacement by weight.
 
-        Raises SamplerError where a prompt has no draw of positive weight.
+        They are not independent of one another, so their claim is not that of these draws. Raises
+        SamplerError where a prompt has no draw of positive weight.
         """
         if (dead := np.flatnonzero(np.asarray(self.weights.sum(1)) == 0)).size:
             raise SamplerError(
@@ -107,6 +108,7 @@ class Draws:
             log_weights=jnp.zeros(index.shape),
             log_prior=take(self.log_prior),
             log_evidence=take(self.log_evidence),
+            claim=Claim("another law", f"resampled from draws with {self.claim}"),
             info={},
         )
 

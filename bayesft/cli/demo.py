@@ -22,10 +22,10 @@ PROMPT = "Once upon a time"
 class Size:
     """How much the demo does."""
 
-    max_new_tokens: int = 64
+    max_new_tokens: int = 48
     num_particles: int = 512
     num_steps: int = 80
-    num_samples: int = 48
+    num_samples: int = 32
     num_repeats: int = 16
 
 
@@ -88,8 +88,8 @@ def show(console: Console, progress: Reporter, size: Size, seed: int) -> None:
         estimates_table([by_prior, by_smc]),
     )
 
-    guide, key = bft.lm.lora(lm, rank=8, key=next(keys)), next(keys)
-    schedule = optax.cosine_decay_schedule(7e-4, size.num_steps, alpha=0.1)
+    guide, key = bft.trainable(lm), next(keys)
+    schedule = optax.cosine_decay_schedule(1e-4, size.num_steps, alpha=0.1)
     with progress.fit("fitting a guide", size.num_steps) as callback:
         fitted = bft.fit(
             target,
@@ -101,22 +101,23 @@ def show(console: Console, progress: Reporter, size: Size, seed: int) -> None:
             key=next(keys),
             callbacks=[callback],
         )
+    tuned = fitted.guide.language_model()
     with progress.call("certifying the guide"):
-        after = bft.certify(target, fitted.guide, key, num_repeats=size.num_repeats)
+        after = bft.certify(target, tuned, key, num_repeats=size.num_repeats)
         before = bft.certify(
             target,
-            guide,
+            lm,
             key,
             num_repeats=size.num_repeats,
             posterior_draws=after.posterior_draws,
         )
     console.print(
-        _heading("Approximate it", "a LoRA guide q minimises KL(q‖p*) on its own samples"),
+        _heading("Approximate it", "a guide q minimises KL(q‖p*) on its own samples"),
         certificates_table({"before fit": before, "after fit": after}, style=palette.GUIDE),
     )
 
     with progress.call("sampling with the guide as proposal"):
-        proposing = bft.samplers.importance(size.num_particles, proposal=fitted.guide)
+        proposing = bft.samplers.importance(size.num_particles, proposal=tuned)
         guided = bft.sample(target, proposing, next(keys))
     by_guide = Estimate("importance, guide", guided, palette.GUIDE)
     console.print(

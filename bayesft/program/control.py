@@ -89,4 +89,5 @@ def _merge(scope: Scope, name: str, outcome: Outcome, credits: dict[str, Array])
     scope.add_cost(outcome.cost.sum(), order=order)
     for inner, term in outcome.terms.items():
         term = dataclasses.replace(term, credited=credits[inner])
-        scope.add_term(f"{name}/{inner}", term, order)
+        scope.reserve(full := f"{name}/{inner}", f"The choice {full!r}")
+        scope.add_term(full, term, order)

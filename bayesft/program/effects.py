@@ -95,7 +95,7 @@ def stored(compute: Callable[[], PyTree]) -> PyTree:
     if scope is None:
         return compute()
     scope.guard("A stored value")
-    name = scope.number("stored")
+    scope.reserve(name := scope.number("stored"), "A stored value")
     value = scope.replay[name] if name in scope.replay else compute()
     if scope.context.mode is Mode.RECORD and scope.context.recording:
         scope.record[name] = jax.lax.stop_gradient(value)
@@ -120,7 +120,7 @@ def host(
         return {name: jnp.asarray(values[0], jnp.float32) for name, values in rows.items()}
     scope.guard("Evidence in Python")
     scope.context.findings.needs_recording = True
-    name = scope.number("host")
+    scope.reserve(name := scope.number("host"), "Evidence in Python")
     if scope.context.mode is Mode.SCOUT and scope.context.allows_host:
         return {term: jnp.zeros(()) for term in names}
     if name in scope.replay:

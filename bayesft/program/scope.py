@@ -119,7 +119,8 @@ class Scope:
         self.record: dict[str, Any] = {}
         self._costs: list[tuple[int, Array, str | None]] = []
         self._terms: list[tuple[int, str, ScoreTerm]] = []
-        self._names: dict[int, str] = {}
+        self._names: dict[str, str] = {}
+        self._hashes: dict[int, str] = {}
         self._counts: dict[str, int] = {}
         self._order = 0
         self._trace_state = get_opaque_trace_state(convention="bayesft")
@@ -137,21 +138,27 @@ class Scope:
 
     def claim(self, name: str, kind: str) -> Key:
         """Reserve a name in this scope and give its key."""
+        self.reserve(name, f"The {kind} {name!r}")
         code = zlib.crc32(f"{kind}:{name}".encode()) & 0x7FFFFFFF
-        taken = self._names.setdefault(code, f"{kind} {name!r}")
-        if self._counts.setdefault(f"claim:{code}", 0):
-            same = taken == f"{kind} {name!r}"
+        if (other := self._hashes.setdefault(code, name)) != name:
             raise ChoiceError(
-                f"The {kind} {name!r} stands twice in one scope."
-                if same
-                else f"The names {taken} and {kind} {name!r} share a hash.",
-                cause="a draw in a Python loop under one name." if same else "bad luck.",
-                remedy="give every choice its own name, or use bft.plate or bft.scan."
-                if same
-                else "rename one of them.",
+                f"The names {other!r} and {name!r} share a hash.",
+                cause="bad luck.",
+                remedy="rename one of them.",
             )
-        self._counts[f"claim:{code}"] = 1
         return jax.random.fold_in(self.key, code)
+
+    def reserve(self, name: str, what: str) -> None:
+        """Refuse a name that is taken: recordings, traces and credit go by name alone."""
+        if (other := self._names.get(name)) is not None:
+            raise ChoiceError(
+                f"{what} stands twice in one scope."
+                if other == what
+                else f"{what} has the name of something else in one scope: {other}.",
+                cause="a draw in a Python loop under one name, or a choice named like a loop.",
+                remedy="give every choice its own name, or use bft.plate or bft.scan.",
+            )
+        self._names[name] = what
 
     def number(self, stem: str) -> str:
         """The next name of the form stem/0, stem/1, …, in program order."""
@@ -252,6 +259,7 @@ def run_scope(
         return _expand(branch, body, key, context, scope.fixed, returns_cost)
     if not returns_cost:
         return scope.close(value, 0.0)
+    value = 0.0 if value is None else value  # all of its cost was paid by `bft.cost`
     if jnp.shape(value) != ():
         raise ChoiceError(
             f"The program returned a cost of shape {jnp.shape(value)}.",
@@ -285,7 +293,12 @@ def _expand(branch, body, key, context, fixed, returns_cost) -> Outcome:
 
     def weighted(term: ScoreTerm) -> ScoreTerm:
         scale = frozen.reshape(-1, *(1,) * (term.credited.ndim - 1))
-        return dataclasses.replace(term, credited=scale * term.credited)
+        return dataclasses.replace(term, credited=_times(scale, term.credited))
 
     terms = {name: weighted(term) for name, term in outcome.terms.items()}
-    return Outcome(None, jnp.sum(weights * outcome.cost), terms, {}, None)
+    return Outcome(None, jnp.sum(_times(weights, outcome.cost)), terms, {}, None)
+
+
+def _times(weights: Array, costs: Array) -> Array:
+    """weights · costs, where what is impossible adds nothing: its cost may be inf or NaN."""
+    return weights * jnp.where((weights == 0) & ~jnp.isfinite(costs), 0.0, costs)
