@@ -83,7 +83,12 @@ def fit(
     objective is infinite, FitError where it is NaN, and whatever evidence raises.
     """
     data = target.bind(guide) if isinstance(target, Empirical) else target
-    _check(data, guide, objective, num_steps, prompts_per_step)
+    _check(data, guide, objective)
+    _check_counts(
+        num_steps=num_steps,
+        prompts_per_step=prompts_per_step,
+        steps_per_recording=steps_per_recording,
+    )
     resolve = data.evaluate_host if isinstance(data, Target) else None
     bound = bind(guide, data.horizon)
     frame = BoundGuide(guide.with_params(None), bound.horizon)
@@ -180,7 +185,7 @@ def _refuse_nan(values: list[tuple[float, float]], step: int) -> None:
     value, norm = next(pair for pair in values if not np.isfinite(pair).all())
     raise FitError(
         f"The objective is {value} and its gradient norm {norm} at step {step}.",
-        cause="a learning rate too large, evidence of extreme size, or evidence in JAX that is NaN.",
+        cause="a learning rate too large, or evidence that is NaN or of extreme size.",
         remedy="lower the learning rate, or clip: optax.chain(optax.clip_by_global_norm(1.0), "
         "...); evaluate target.log_density on a few completions.",
     )
@@ -197,30 +202,30 @@ def _refuse_infinite(costs: Any, objective: Any) -> None:
         )
 
 
-def _check(
-    target: Any, guide: Guide, objective: Any, num_steps: int, prompts_per_step: int
-) -> None:
+def _check(target: Any, guide: Guide, objective: Any) -> None:
     if not isinstance(guide, Guide):
         raise GuideError(
             f"{type(guide).__name__} is not a guide.",
             cause="a prior was passed, which has no trainable parameters.",
             remedy="pass bft.trainable(prior) or bft.lm.lora(lm, ...).",
         )
-    if isinstance(target, Target) and guide.vocab_size != target.prior.vocab_size:
-        raise GuideError(
-            f"The guide has {guide.vocab_size} tokens, the target's prior "
-            f"{target.prior.vocab_size}.",
-            cause="guide and prior come from different models.",
-            remedy="make the guide from the target's prior, or one with the same tokenizer.",
-        )
+    if isinstance(target, Target):
+        theirs, ours = (guide.vocab_size, guide.eos), (target.prior.vocab_size, target.prior.eos)
+        if theirs != ours:
+            raise GuideError(
+                f"The guide has (V, EOS) = {theirs}, the target's prior {ours}.",
+                cause="guide and prior come from different models.",
+                remedy="make the guide from the target's prior, or one with the same tokenizer.",
+            )
     if isinstance(objective, Observing) and not isinstance(target, Target):
         raise TargetError(
             f"{objective} draws from its target, which is data here.",
             cause="an empirical target, which has completions but no density to sample.",
             remedy="use bft.objectives.mle on data, or declare a bft.Target.",
         )
-    if num_steps < 1 or prompts_per_step < 1:
-        raise TargetError(
-            f"num_steps={num_steps} and prompts_per_step={prompts_per_step} leave nothing to do.",
-            remedy="use at least one of each.",
-        )
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise TargetError(f"{name}={count} leaves nothing to do.", remedy="use at least 1.")

@@ -101,7 +101,7 @@ def main(quick: bool) -> None:
         # The target is the same, and so are exact draws of it.
         certify["posterior_draws"] = before.posterior_draws
         after = bft.certify(target, fitted.guide, key, level=0.9, **certify)
-    console.print(certificates_table({"before the fit": before, "after the fit": after}))
+    console.print(certificates_table({"before fit": before, "after fit": after}))
 
     # Propose from it: what the fit left is corrected by the weights.
     proposing = bft.samplers.importance(num_particles, proposal=fitted.guide)

@@ -141,11 +141,7 @@ class Scope:
         self.reserve(name, f"The {kind} {name!r}")
         code = zlib.crc32(f"{kind}:{name}".encode()) & 0x7FFFFFFF
         if (other := self._hashes.setdefault(code, name)) != name:
-            raise ChoiceError(
-                f"The names {other!r} and {name!r} share a hash.",
-                cause="bad luck.",
-                remedy="rename one of them.",
-            )
+            raise ChoiceError(f"{other!r} and {name!r} share a hash.", remedy="rename one of them.")
         return jax.random.fold_in(self.key, code)
 
     def reserve(self, name: str, what: str) -> None:
@@ -275,10 +271,8 @@ def _expand(branch, body, key, context, fixed, returns_cost) -> Outcome:
     inner = dataclasses.replace(context, in_branch=True, allows_host=False)
 
     def rest(value):
-        outcome = run_scope(
-            body, key, inner, None, {**fixed, branch.name: value}, returns_cost=returns_cost
-        )
-        return outcome
+        given = {**fixed, branch.name: value}
+        return run_scope(body, key, inner, None, given, returns_cost=returns_cost)
 
     outcome = jax.vmap(rest)(values)
     if jax.tree.leaves(outcome.value):
