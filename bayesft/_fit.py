@@ -34,7 +34,7 @@ class Observing(Protocol):
 class StepInfo:
     """What a step of `fit` reports: `value` is the objective's, in nats (a bound or a divergence).
 
-    `metrics` holds `grad_norm` and, for Python evidence, `rewards/{name}/mean` (log-potentials).
+    `metrics` holds `grad_norm` and, for Python evidence, `log_potentials/{name}/mean` in nats.
     """
 
     step: int
@@ -172,7 +172,7 @@ def _batches(num_prompts: int, size: int, key: Key) -> Iterator[np.ndarray]:
 
 def _host_means(recording: Recording) -> dict[str, float]:
     return {
-        f"rewards/{name}/mean": float(jnp.mean(values))
+        f"log_potentials/{name}/mean": float(jnp.mean(values))
         for slot, entry in recording.data.items()
         if slot.startswith("host/")
         for name, values in entry.items()

@@ -50,5 +50,3 @@ def saved_model(sizes: dict, **more):
         lm = bft.lm.initialise(config(sizes, **more), jax.random.key(0), tokenizer=path)
         lm.save(folder)
         yield lm, folder
-
-

@@ -22,9 +22,9 @@ PROMPT = "Once upon a time"
 class Size:
     """How much the demo does."""
 
-    max_new_tokens: int = 48
+    max_new_tokens: int = 32
     num_particles: int = 512
-    num_steps: int = 80
+    num_steps: int = 120
     num_samples: int = 32
     num_repeats: int = 16
 

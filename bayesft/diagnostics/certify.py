@@ -15,11 +15,17 @@ from bayesft.diagnostics.pareto import pareto_k
 from bayesft.diagnostics.posterior import draw_posterior, given_draws
 from bayesft.draws import Draws, effective_sample_size
 from bayesft.errors import GuideError, SamplerError
+from bayesft.priors import scoring
 from bayesft.samplers.plain import sample_keys
 from bayesft.samplers.validation import require_count
 from bayesft.target import Target
 
 TRUSTED_K = 0.7
+SAME_SCORE = 1e-3
+"""Nats by which two scores of a draw may differ: decoding and teacher forcing round apart."""
+UNDECLARED = (
+    "KL(q‖p*) supposes that evidence is nowhere -inf: none was seen, and no bounds are declared"
+)
 WIDE = 1.0
 """Nats between the limits on log Z from which a certificate says that they are far apart."""
 
@@ -68,8 +74,12 @@ def certify(
         guided = evaluator.sample(guide, keys[2], num_repeats * half)
     draws = _exact_draws(target, keys[3], num_repeats, explorer, posterior_draws)
     filled = np.isfinite(draws.log_weights)
-    posterior = evaluator.evaluate(np.asarray(draws.tokens), np.asarray(draws.log_evidence))
+    known = np.asarray(draws.log_evidence)
+    if posterior_draws is not None:  # the caller's word, until it is scored under this target
+        known = scoring.log_evidence(target, np.asarray(draws.tokens))
+    posterior = evaluator.evaluate(np.asarray(draws.tokens), known)
     _require_possible(posterior, filled)
+    _require_same_scores(draws, posterior.log_prior, known, filled)
 
     rounding = ROUNDING * (1 + np.abs(drawn.log_prior).mean(1))
     uniform = np.asarray(_uniform(target, keys[4], num_repeats))
@@ -157,8 +167,9 @@ def _reverse(target: Target, guided: Evaluated, log_z: Interval, error: float):
         np.where(violated, np.inf, restricted.lower), np.where(certain, restricted.upper, np.inf)
     )
     rate = 1 - num_allowed / num_draws
+    declared = target.evidence.bounds[0] > -np.inf
     notes = [
-        ""
+        ("" if declared else UNDECLARED)
         if certain[row]
         else f"{rate[row]:.2%} of {num_draws} guide draws are impossible under the target, so "
         "KL(q‖p*) = ∞; restricted to what is possible it is finite"
@@ -204,6 +215,22 @@ def _notes(
             about.append("k̂ needs arviz: pip install 'bayesft[arviz]'")
         notes.append(about)
     return notes
+
+
+def _require_same_scores(
+    draws: Draws,
+    log_prior: Float[np.ndarray, "P n"],
+    log_evidence: Float[np.ndarray, "P n"],
+    filled: Bool[np.ndarray, "P n"],
+) -> None:
+    for said, found in ((draws.log_prior, log_prior), (draws.log_evidence, log_evidence)):
+        said, found = np.where(filled, np.asarray(said), 0), np.where(filled, found, 0)
+        if not np.allclose(said, found, rtol=SAME_SCORE, atol=SAME_SCORE):
+            raise SamplerError(
+                "posterior_draws have other log-probs or evidence under this target.",
+                cause="they are draws of another target, or evidence changes between calls.",
+                remedy="draw from this target, or leave posterior_draws out.",
+            )
 
 
 def _require_possible(posterior: Evaluated, filled: Bool[np.ndarray, "P n"]) -> None:

@@ -6,8 +6,9 @@ one of three kinds in `bayesft.base`: `PathwiseEstimator` (differentiates the va
 `MultiPathEstimator` (replays the rest of the program for several values). `num_samples` replicates
 the whole program into lanes. Estimators are hashable: they are static under jit.
 
-Laws, tested in tests/estimators on every member of `ESTIMATORS`: the gradient agrees with exact
-enumeration under the claim, plain, in plates and in scans, and a planted bug makes that test fail.
+Laws: every member of `ESTIMATORS` states its claim and is static (tests/estimators); its gradient
+agrees with exact enumeration under the claim, plain, in plates and in scans, and a planted bug
+makes that test fail (tests/program).
 """
 
 from bayesft.estimators.enumerate import Enumerate, enumerate

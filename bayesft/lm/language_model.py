@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from bayesft.base import Guide, Horizon, Prior, Prompt, PyTree
+from bayesft.errors import PromptError
 from bayesft.lm import engine, prompts
 from bayesft.lm.card import Card
 from bayesft.lm.contexts import AfterPrompt, Alone
@@ -58,9 +59,19 @@ class DecoderPrior(Prior):
     def logits(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         """Teacher-forced logits of the token after each position, in float32.
 
-        Padding on the right does not change what stands before it.
+        Padding on the right does not change what stands before it. Raises PromptError for ids
+        outside the vocabulary and for rows longer than the context.
         """
-        return _logits(self, jnp.asarray(tokens))
+        tokens = jnp.asarray(tokens)
+        outside = (tokens < 0) | (tokens >= self.vocab_size)
+        if tokens.ndim != 2 or tokens.shape[1] > self.max_length or bool(outside.any()):
+            raise PromptError(
+                f"Tokens of shape {tokens.shape} have no logits under {self.name}: it takes [B, T] "
+                f"with T ≤ {self.max_length} and ids below {self.vocab_size}.",
+                cause="ids of another tokenizer, or a row longer than the context.",
+                remedy="encode with this model's tokenizer, and cut rows to its context.",
+            )
+        return _logits(self, tokens)
 
     def start(
         self, xs: Prompt, num_particles: int, max_new_tokens: int

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bayesft.base import Claim, Guide, Key, Observation, Prompt, Sampler
-from bayesft.draws import log_mean_exp
-from bayesft.errors import TargetError
+from bayesft.errors import SamplerError, TargetError
 from bayesft.target import Target
 
 
@@ -33,11 +32,28 @@ class ForwardKL:
     def observe(self, target: Target, guide: Guide, key: Key) -> Prompt:
         """Draws of every prompt as rows [P·N] to score, with their weights."""
         sampler = self.sampler if isinstance(self.sampler, Sampler) else self.sampler(guide)
+        if sampler.claim.kind == "another law":
+            raise SamplerError(
+                f"forward_kl was given draws of {sampler.claim.detail}.",
+                cause="its weights do not represent the posterior.",
+                remedy="use importance, rejection or smc.",
+            )
         draws = sampler.run(target, key)
         num_draws = draws.tokens.shape[1]
-        log_z = draws.log_z if draws.log_z is not None else log_mean_exp(draws.log_weights)
         dead = draws.weights == 0
-        log_target = draws.log_prior + draws.log_evidence - log_z[:, None]
+        if bool(dead.all()):
+            raise SamplerError(
+                "Every draw for forward_kl has weight 0, for every prompt of the step.",
+                cause="a constraint that the sampler's draws never meet.",
+                remedy="draw more, propose from a guide, or soften the constraint.",
+            )
+        log_z = draws.log_z
+        if log_z is None:  # the constant is unknown: the value is the cross-entropy −E[log q]
+            log_z = draws.log_prior + draws.log_evidence
+            log_z = jnp.where(dead, 0.0, log_z)
+        else:
+            log_z = jnp.broadcast_to(log_z[:, None], dead.shape)
+        log_target = draws.log_prior + draws.log_evidence - log_z
         observed = Observation(
             draws.tokens, draws.weights * num_draws, jnp.where(dead, 0.0, log_target)
         )
@@ -63,7 +79,8 @@ def forward_kl(sampler: Sampler | Callable[[Guide], Sampler]) -> ForwardKL:
 
     `sampler` draws from the target before every step; a function of the current guide gives one
     that proposes from it, e.g. `lambda q: bft.samplers.importance(64, proposal=q)`. The reported
-    value uses the sampler's estimate of log Z. (Distributional policy gradients, Parshakova et al.
-    2019, are the case of importance sampling from the guide.)
+    value uses the sampler's estimate of log Z; without one it is the cross-entropy −E_p*[log q].
+    (Distributional policy gradients, Parshakova et al. 2019, are importance sampling from the
+    guide.) Raises SamplerError where the draws follow another law or all have weight 0.
     """
     return ForwardKL(sampler)

@@ -252,7 +252,12 @@ def test_misuse_is_refused_with_a_remedy():
         loo = bft.estimators.leave_one_out
         return bernoulli("a", p, loo(2)) + bernoulli("b", p, loo(4))
 
+    def clash(p):
+        bft.plate(lambda i: bernoulli("b", p, score), 2, name="a")
+        return bernoulli("a/b", p, score)
+
     refused(twice, ChoiceError, "stands twice")
+    refused(clash, ChoiceError, "a/b")
     refused(two_counts, EstimatorError, "asks for 4 lanes")
     refused(lambda p: bernoulli("b", p, None), EstimatorError, "'b' has no estimator")
     refused(lambda p: bernoulli("b", p, PATH), EstimatorError, "no reparameterised sample")
