@@ -8,6 +8,7 @@ stand for members of a room are in one table (`names`): strings choose mathemati
 Nothing but typer and rich is imported before a command runs, so that `--help` comes at once.
 """
 
+import io
 import sys
 from typing import Annotated
 
@@ -54,7 +55,7 @@ def main(
     `sample` it, `fit` a guide to it, and `certify` how far the guide still is.
     """
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows "?"
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 

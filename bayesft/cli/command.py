@@ -24,7 +24,9 @@ def command(run: Callable[..., None]) -> Callable[..., None]:
     """
     groups, parameters = {}, []
     for parameter in inspect.signature(run, eval_str=True).parameters.values():
-        if dataclasses.is_dataclass(parameter.annotation):
+        if isinstance(parameter.annotation, type) and dataclasses.is_dataclass(
+            parameter.annotation
+        ):
             groups[parameter.name] = parameter.annotation
             parameters += _options(parameter.annotation)
         else:

@@ -46,7 +46,7 @@ def embedded_model() -> Path:
     return Path(str(files("bayesft") / "assets" / "stories"))
 
 
-def load_guide(path: Path, prior: LanguageModel) -> Any:
+def load_guide(path: Path, prior: Any) -> Any:
     """A guide that `fit` wrote: an adapter over the prior, or a model of its own."""
     if (path / "adapter_config.json").exists():
         return bft.lm.load_adapter(prior, path)

@@ -5,18 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-
-class StepInfo(Protocol):
-    """What `bft.fit` tells its callbacks."""
-
-    step: int
-    num_steps: int
-    value: float
+from bayesft._fit import StepInfo
 
 
 class Reporter:
