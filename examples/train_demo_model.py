@@ -28,8 +28,8 @@ CONFIG = {
     "initializer_range": 0.04, "dtype": "float32", **ENDS,
 }  # fmt: skip
 CONTEXT, LENGTH = 8, 184  # tokens before a piece that starts inside a story, and in a piece
-STEPS, BATCH, RATE = 3500, 24, 6e-3
-DRAWN = (("stories260K", 1536, 3), ("babyllama361", 512, 4))  # stories, windows of 128 tokens
+STEPS, BATCH, RATE = 4000, 24, 6e-3
+DRAWN = (("stories260K", 6144, 3), ("babyllama361", 3072, 4))  # stories, windows of 128 tokens
 CARD = """---
 license: apache-2.0
 ---
