@@ -23,7 +23,7 @@ class Size:
     """How much the demo does."""
 
     max_new_tokens: int = 32
-    num_particles: int = 512
+    num_particles: int = 1024
     num_steps: int = 120
     num_samples: int = 32
     num_repeats: int = 16
@@ -89,7 +89,7 @@ def show(console: Console, progress: Reporter, size: Size, seed: int) -> None:
     )
 
     guide, key = bft.trainable(lm), next(keys)
-    schedule = optax.cosine_decay_schedule(1e-4, size.num_steps, alpha=0.1)
+    schedule = optax.cosine_decay_schedule(1.5e-4, size.num_steps, alpha=0.1)
     with progress.fit("fitting a guide", size.num_steps) as callback:
         fitted = bft.fit(
             target,

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from bayesft.base import Guide, Horizon, Prior, Prompt, PyTree
@@ -63,8 +64,10 @@ class DecoderPrior(Prior):
         outside the vocabulary and for rows longer than the context.
         """
         tokens = jnp.asarray(tokens)
-        outside = (tokens < 0) | (tokens >= self.vocab_size)
-        if tokens.ndim != 2 or tokens.shape[1] > self.max_length or bool(outside.any()):
+        # Inside jit only shapes are known.
+        known = not isinstance(tokens, Tracer)
+        foreign = known and bool(((tokens < 0) | (tokens >= self.vocab_size)).any())
+        if tokens.ndim != 2 or tokens.shape[1] > self.max_length or foreign:
             raise PromptError(
                 f"Tokens of shape {tokens.shape} have no logits under {self.name}: it takes [B, T] "
                 f"with T ≤ {self.max_length} and ids below {self.vocab_size}.",

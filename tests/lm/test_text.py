@@ -133,3 +133,10 @@ def test_templates_cannot_leave_the_sandbox(folder: Path, attack: str):
     (folder / "chat_template.jinja").write_text(attack)
     with pytest.raises(PromptError, match="chat template"):
         bayesft.lm.load(folder).encode(CHAT)
+
+
+def test_logits_refuse_foreign_ids_and_rows_beyond_the_context(assets):
+    lm = bayesft.lm.load(assets / "stories260K")
+    for tokens in ([[99999]], [[-1]], [[1] * 600], [1, 2]):
+        with pytest.raises(PromptError, match="no logits"):
+            lm.logits(np.asarray(tokens))
