@@ -21,6 +21,15 @@ def expectation(
     """Turn a program into its expectation: E[returned value + every `bft.cost`].
 
     Use as a decorator; `estimator` is the default of its choices.
+
+    >>> import jax, numpyro.distributions as dist, bayesft as bft
+    >>> @bft.expectation
+    ... def winnings(p):
+    ...     heads = bft.draw("heads", dist.Bernoulli(probs=p), bft.estimators.enumerate())
+    ...     return 2.0 * heads
+    >>> value, gradient = winnings.value_and_grad(jax.random.key(0), 0.25)
+    >>> round(float(value), 4), round(float(gradient), 4)
+    (0.5, 2.0)
     """
     if program is None:
         return functools.partial(expectation, estimator=estimator)
