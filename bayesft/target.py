@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from bayesft.base import (
     EosPolicy,
@@ -169,6 +169,9 @@ class Target:
         self.prior = prior
         self.evidence = Sum(() if evidence is None else _checked_terms(evidence))
         self.horizon = Horizon(max_new_tokens, eos)
+        for term in self.evidence.terms:
+            if _known_scale(term) != 0:
+                term.evidence.require_satisfiable(self.horizon)
         self._prompts: PromptSet | None = PromptSet(prior, prompts)
         needed = self._prompts.longest + max_new_tokens
         if prior.max_length is not None and needed > prior.max_length:
@@ -248,13 +251,14 @@ class Target:
     def log_device_evidence(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, ""]:
         """The part of log φ(y, x) that JAX evaluates, in nats."""
         length = sequence_lengths(tokens, self.prior.eos)
+        ended = is_eos(tokens, self.prior.eos).any()
         total = jnp.zeros(())
         for term in self.terms:
             match term.evidence:
                 case Potential() as evidence:
                     total += term.scaled(evidence.log_potential(tokens, x, length))
                 case PrefixEvidence() as evidence:
-                    total += term.scaled(prefix_sum(evidence, tokens, x, length))
+                    total += term.scaled(prefix_sum(evidence, tokens, x, length, ended))
                 case _:
                     pass
         return total
@@ -323,15 +327,21 @@ def _checked_terms(evidence: Evidence) -> tuple[Term, ...]:
 
 
 def prefix_sum(
-    evidence: PrefixEvidence, tokens: Int[Array, " T"], x: Prompt, length: Int[Array, ""]
+    evidence: PrefixEvidence,
+    tokens: Int[Array, " T"],
+    x: Prompt,
+    length: Int[Array, ""],
+    ended: Bool[Array, ""],
 ) -> Float[Array, ""]:
-    """Sum of a prefix evidence's increments over the first `length` tokens."""
+    """Sum of a prefix evidence's increments over the first `length` tokens, and over the cut."""
 
     def step(state, token):
         return evidence.step(state, token)
 
-    _, increments = jax.lax.scan(step, evidence.init(x), tokens)
-    return jnp.where(jnp.arange(tokens.shape[-1]) < length, increments, 0.0).sum()
+    last, increments = jax.lax.scan(step, evidence.init(x), tokens)
+    total = jnp.where(jnp.arange(tokens.shape[-1]) < length, increments, 0.0).sum()
+    # Where the sequence did not end, no step was on padding, and `last` is its own state.
+    return total + jnp.where(ended, 0.0, evidence.cut(last))
 
 
 __all__ = ["Observation", "PromptSet", "Target", "prefix_sum"]

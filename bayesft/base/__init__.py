@@ -40,6 +40,7 @@ from bayesft.base.sequences import (
     pad_after_end,
     sequence_lengths,
 )
+from bayesft.base.twists import ShowsHidden, SteppedTwist, Twist, TwistHead
 
 __all__ = [
     "Claim",
@@ -64,9 +65,13 @@ __all__ = [
     "Rows",
     "Sampler",
     "ScoreEstimator",
+    "ShowsHidden",
+    "SteppedTwist",
     "Sum",
     "Term",
     "TokenDistribution",
+    "Twist",
+    "TwistHead",
     "is_eos",
     "pad_after_end",
     "sequence_lengths",

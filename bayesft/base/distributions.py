@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bayesft.base.sequences import Horizon, Prompt
+from bayesft.errors import PromptError
 
 type PyTree = Any
 type Key = jax.Array
@@ -86,6 +87,17 @@ class Prior(abc.ABC):
     @abc.abstractmethod
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
+
+    def token_bytes(self) -> Sequence[bytes | None]:
+        """What each token writes, in UTF-8 bytes: a completion's text is their concatenation.
+
+        None for special tokens, EOS among them. Raises PromptError for a prior without text.
+        """
+        raise PromptError(
+            f"{type(self).__name__} does not say what its tokens write.",
+            cause="evidence on text needs a prior with a tokenizer or a vocabulary.",
+            remedy="load the model with its tokenizer, or give the prior a vocabulary.",
+        )
 
     @abc.abstractmethod
     def trainable(self) -> Guide:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bayesft.base.distributions import PyTree
-from bayesft.base.sequences import Prompt
+from bayesft.base.sequences import Horizon, Prompt
 
 
 class Evidence(abc.ABC):
@@ -84,6 +84,12 @@ class LeafEvidence(Evidence):
     def terms(self) -> tuple[Term, ...]:
         return (Term(1.0, self),)
 
+    def require_satisfiable(self, horizon: Horizon) -> None:
+        """Raise EvidenceError where no sequence up to the horizon can have a positive potential.
+
+        A target calls it when it is declared; evidence that cannot tell says nothing.
+        """
+
 
 class Potential(LeafEvidence):
     """Evidence in JAX on a whole sequence."""
@@ -105,6 +111,15 @@ class PrefixEvidence(LeafEvidence):
     @abc.abstractmethod
     def step(self, state: PyTree, token: Int[Array, ""]) -> tuple[PyTree, Float[Array, ""]]:
         """State after a token and the increment of the log-potential that it brings."""
+
+    def increments(self, state: PyTree, vocab_size: int) -> Float[Array, " V"]:
+        """The increment that each token would bring: what a locally optimal proposal asks for."""
+        tokens = jnp.arange(vocab_size, dtype=jnp.int32)
+        return jax.vmap(lambda token: self.step(state, token)[1])(tokens)
+
+    def cut(self, state: PyTree) -> Float[Array, ""]:
+        """A last increment, for a sequence that the horizon cuts before it ends by EOS."""
+        return jnp.zeros(())
 
 
 @dataclasses.dataclass(frozen=True)
