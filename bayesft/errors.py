@@ -56,3 +56,11 @@ class NotEnumerableError(BayesftError, ValueError):
 
 class FitError(BayesftError, ArithmeticError):
     """A fit cannot go on: its objective or gradient is not a number."""
+
+
+class SupportWarning(UserWarning):
+    """A proposal cannot draw what the target gives mass to: its draws miss a part of the target."""
+
+
+class DiagnosticError(BayesftError, ValueError):
+    """A diagnostic was given numbers or draws that cannot be what it asks for."""

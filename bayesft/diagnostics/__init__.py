@@ -15,8 +15,19 @@ draw that is not exact, a wrong sign, a weight left out) makes the test of cover
 
 from bayesft.diagnostics.certificate import Certificate
 from bayesft.diagnostics.certify import certify
+from bayesft.diagnostics.genealogy import lineages, trajectories
 from bayesft.diagnostics.interval import Interval
+from bayesft.diagnostics.pass_at_k import PassAtK, pass_at_k
 
-DIAGNOSTICS = (certify,)
+DIAGNOSTICS = (certify, pass_at_k)
 
-__all__ = ["DIAGNOSTICS", "Certificate", "Interval", "certify"]
+__all__ = [
+    "DIAGNOSTICS",
+    "Certificate",
+    "Interval",
+    "PassAtK",
+    "certify",
+    "lineages",
+    "pass_at_k",
+    "trajectories",
+]
