@@ -76,6 +76,17 @@ class Prior(abc.ABC):
     ) -> Float[Array, " T"]:
         """Teacher-forced log-probs of one completion, 0 on padding; they sum to its log-prob."""
 
+    def token_logits(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, "T V"]:
+        """Teacher-forced: row t holds the logits that token t is drawn from, without a horizon."""
+
+        def step(carry, token):
+            state, logits = carry
+            return self.advance(state, token[None, None]), logits[0, 0]
+
+        xs = jax.tree.map(lambda a: a[None], x)
+        _, logits = jax.lax.scan(step, self.start(xs, 1, tokens.shape[0]), tokens)
+        return logits
+
     @abc.abstractmethod
     def encode(self, prompt: Any) -> list[int]:
         """Token ids of a prompt (text, or chat messages where the prior knows a template)."""

@@ -40,32 +40,35 @@ def prefill(
 
 def start(
     decoder: Decoder, xs: Prompt, num_particles: int, max_new_tokens: int
-) -> tuple[DecodeState, Float[Array, "P N V"]]:
-    """State after the prompts; every particle of a prompt has the same logits."""
+) -> tuple[DecodeState, Float[Array, "P D"]]:
+    """State after the prompts, and the hidden states that the first new token is drawn from."""
     last, prompt = prefill(decoder, xs.tokens, xs.length)
-    logits = decoder.logits(last)
-    num_prompts, vocab_size = logits.shape
 
     def empty(keys: Array) -> Array:
-        _, heads, _, head_dim = keys.shape
+        num_prompts, heads, _, head_dim = keys.shape
         rows = num_prompts * num_particles
         return jnp.zeros((rows, heads, max_new_tokens, head_dim), keys.dtype)
 
     layers = tuple((empty(keys), empty(values)) for keys, values in prompt.layers)
-    shape = (num_prompts, num_particles, vocab_size)
-    state = DecodeState(prompt, layers, jnp.zeros((), jnp.int32))
-    return state, jnp.broadcast_to(logits[:, None], shape)
+    return DecodeState(prompt, layers, jnp.zeros((), jnp.int32)), last
+
+
+def per_particle(rows: Float[Array, "P D"], num_particles: int) -> Float[Array, "P N D"]:
+    """What all particles of a prompt share, for each of them."""
+    return jnp.broadcast_to(rows[:, None], (rows.shape[0], num_particles, rows.shape[1]))
 
 
 def advance(
     decoder: Decoder, state: DecodeState, tokens: Int[Array, "P N"]
-) -> tuple[DecodeState, Float[Array, "P N V"]]:
-    """Runs one token per particle; token t of prompt p stands at position length[p] + t."""
+) -> tuple[DecodeState, Float[Array, "P N D"]]:
+    """Runs one token per particle, to the hidden states that the next one is drawn from.
+
+    Token t of prompt p stands at position length[p] + t.
+    """
     positions = (state.prompt.length + state.step)[:, None, None]
     context = NextToken(state.prompt, state.layers, state.step)
     hidden, layers = decoder.hidden(tokens[:, :, None], positions, context)
-    after = DecodeState(state.prompt, layers, state.step + 1)
-    return after, decoder.logits(hidden[:, :, 0])
+    return DecodeState(state.prompt, layers, state.step + 1), hidden[:, :, 0]
 
 
 def reorder(state: DecodeState, ancestors: Int[Array, "P N"]) -> DecodeState:

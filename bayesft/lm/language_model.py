@@ -79,12 +79,38 @@ class DecoderPrior(Prior):
     def start(
         self, xs: Prompt, num_particles: int, max_new_tokens: int
     ) -> tuple[DecodeState, Float[Array, "P N V"]]:
-        return engine.start(self.decoder(), xs, num_particles, max_new_tokens)
+        state, logits, _ = self.start_hidden(xs, num_particles, max_new_tokens)
+        return state, logits
 
     def advance(
         self, state: DecodeState, tokens: Int[Array, "P N"]
     ) -> tuple[DecodeState, Float[Array, "P N V"]]:
-        return engine.advance(self.decoder(), state, tokens)
+        state, logits, _ = self.advance_hidden(state, tokens)
+        return state, logits
+
+    @property
+    def hidden_size(self) -> int:
+        """D, the width of the hidden states."""
+        return self.card.architecture.width
+
+    def start_hidden(
+        self, xs: Prompt, num_particles: int, max_new_tokens: int
+    ) -> tuple[DecodeState, Float[Array, "P N V"], Float[Array, "P N D"]]:
+        """As `start`, with the normed hidden states that the logits are read from."""
+        decoder = self.decoder()
+        state, last = engine.start(decoder, xs, num_particles, max_new_tokens)
+        logits, hidden = (
+            engine.per_particle(rows, num_particles) for rows in (decoder.logits(last), last)
+        )
+        return state, logits, hidden
+
+    def advance_hidden(
+        self, state: DecodeState, tokens: Int[Array, "P N"]
+    ) -> tuple[DecodeState, Float[Array, "P N V"], Float[Array, "P N D"]]:
+        """As `advance`, with the normed hidden states that the logits are read from."""
+        decoder = self.decoder()
+        state, hidden = engine.advance(decoder, state, tokens)
+        return state, decoder.logits(hidden), hidden
 
     def reorder(self, state: DecodeState, ancestors: Int[Array, "P N"]) -> DecodeState:
         return engine.reorder(state, ancestors)
@@ -97,16 +123,23 @@ class DecoderPrior(Prior):
         The prompt is a pass of its own that depends on x alone: under a `vmap` over completions
         it runs once per prompt.
         """
+        hidden, rows = self.hidden_states(tokens, x), self.decoder().output_rows
+        return horizon.finish(log_probs_of(tokens, hidden, rows), tokens, self.eos)
+
+    def token_logits(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, "T V"]:
+        return self.decoder().logits(self.hidden_states(tokens, x))
+
+    def hidden_states(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, "T D"]:
+        """Teacher-forced: row t is the normed hidden state that token t is drawn from."""
         decoder = self.decoder()
         hidden, prompt = engine.prefill(decoder, x.tokens[None], x.length[None])
-        if tokens.shape[0] > 1:
-            positions = x.length + jnp.arange(tokens.shape[0] - 1, dtype=jnp.int32)
-            after, _ = decoder.hidden(
-                tokens[None, None, :-1], positions[None, None], AfterPrompt(prompt)
-            )
-            hidden = jnp.concatenate([hidden, after[0, 0]])
-        token_log_probs = log_probs_of(tokens, hidden, decoder.output_rows)
-        return horizon.finish(token_log_probs, tokens, self.eos)
+        if tokens.shape[0] == 1:
+            return hidden
+        positions = x.length + jnp.arange(tokens.shape[0] - 1, dtype=jnp.int32)
+        after, _ = decoder.hidden(
+            tokens[None, None, :-1], positions[None, None], AfterPrompt(prompt)
+        )
+        return jnp.concatenate([hidden, after[0, 0]])
 
     def encode(self, prompt: str | Sequence[Any]) -> list[int]:
         """Token ids of a text, of chat messages ({"role": …, "content": …}), or as given.
@@ -128,6 +161,14 @@ class DecoderPrior(Prior):
         tokenizer the ids are written as numbers.
         """
         return prompts.decode(tokens, self.card)
+
+    def token_bytes(self) -> Sequence[bytes | None]:
+        """What each token writes in a completion, in UTF-8 bytes; None for special tokens.
+
+        Ids beyond the tokenizer's, which pad some models' vocabularies, are None as well. Raises
+        PromptError without a tokenizer, or where the text of a token depends on its neighbours.
+        """
+        return prompts.token_bytes(self.card)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["weights"], meta_fields=["card"])
