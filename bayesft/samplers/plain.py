@@ -1,4 +1,4 @@
-"""Plain samples of the prior with their evidence, numbered per prompt.
+"""Plain samples of the prior, or of a proposal, with their evidence, numbered per prompt.
 
 Sample number i of a prompt depends on the key, the prompt's id and i alone, so that neither the
 size of a batch nor the other prompts in it change what is drawn.
@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from bayesft.base import Key, Prompt, is_eos, sequence_lengths
-from bayesft.priors.sequence import generate
+from bayesft.base import Key, Prior, Prompt, is_eos, sequence_lengths
+from bayesft.priors import scoring
+from bayesft.priors.sequence import generate, normalised
 from bayesft.samplers.validation import require_log_densities
 from bayesft.target import Target
 
@@ -26,7 +27,7 @@ processor busy, few enough for a language model's caches."""
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """B samples of the prior for every prompt, on the host; log-densities in nats.
+    """B samples for every prompt, on the host; log-densities in nats.
 
     Where a sample is impossible under the target, `log_evidence` is -inf: Python evidence is not
     asked what cannot matter.
@@ -60,9 +61,33 @@ def propose(
     Python evidence is called once for all rows of the prompts that are `wanted` (None: all); the
     values of the other prompts lack it. Raises EvidenceError where evidence is NaN or +inf.
     """
-    tokens, lengths, log_prior, log_device = map(
-        np.array, _propose(target, target.xs, sample_keys(target.xs.id, key, first, size))
+    return propose_from(None, target, key, first, size, wanted)[0]
+
+
+def propose_from(
+    source: Prior | None,
+    target: Target,
+    key: Key,
+    first: int,
+    size: int,
+    wanted: Bool[np.ndarray, " P"] | None = None,
+) -> tuple[Samples, Float[np.ndarray, "P B"]]:
+    """As `propose`, from a proposal q (None: the prior), with log γ − log q of every sample.
+
+    Both are -inf where γ = π0·φ is 0. The prior's own part of the ratio is exactly 0.
+    """
+    keys = sample_keys(target.xs.id, key, first, size)
+    tokens, lengths, ended, log_source, log_device = map(
+        np.array, _propose(target, source or target.prior, target.xs, keys)
     )
+    log_prior = log_source
+    if source is not None:
+        horizon = normalised(target.horizon)
+        log_prior = scoring.log_probs(target.prior, tokens, target.xs, horizon)
+    log_model = (log_prior - log_source).astype(np.float32)
+    if target.horizon.eos_policy == "condition":
+        log_prior = np.where(ended, log_prior, -np.inf)
+    log_prior = log_prior.astype(np.float32)
     impossible = np.isneginf(log_prior) | np.isneginf(log_device)
     log_evidence = np.where(impossible, -np.inf, log_device).astype(np.float32)
     asked = ~impossible if wanted is None else ~impossible & wanted[:, None]
@@ -71,8 +96,8 @@ def propose(
         values = target.evaluate_host(ids[asked], tokens[asked], lengths[asked])
         for term in target.host_terms:
             log_evidence[asked] += np.asarray(term.scaled(jnp.asarray(values[term.evidence.name])))
-    require_log_densities(target, log_prior, log_evidence)
-    return Samples(tokens, lengths, log_prior, log_evidence)
+    require_log_densities(target, log_prior, log_evidence, log_model)
+    return Samples(tokens, lengths, log_prior, log_evidence), log_model + log_evidence
 
 
 @partial(jax.jit, static_argnames="size")
@@ -85,14 +110,13 @@ def sample_keys(ids: Int[Array, " P"], key: Key, first: int | Array, size: int) 
 
 
 @jax.jit
-def _propose(target: Target, xs: Prompt, keys: Key) -> tuple[Array, Array, Array, Array]:
-    tokens, log_probs = generate(target.prior, xs, keys, target.horizon)
+def _propose(target: Target, source: Prior, xs: Prompt, keys: Key) -> tuple[Array, ...]:
+    tokens, log_probs = generate(source, xs, keys, target.horizon)
 
-    def score(tokens: Array, log_probs: Array, x: Prompt) -> tuple[Array, Array, Array]:
+    def score(tokens: Array, log_probs: Array, x: Prompt) -> tuple[Array, Array, Array, Array]:
         length = sequence_lengths(tokens, target.prior.eos)
-        log_prior = log_probs.sum(dtype=jnp.result_type(float))
-        if target.horizon.eos_policy == "condition":
-            log_prior = jnp.where(is_eos(tokens, target.prior.eos).any(), log_prior, -jnp.inf)
-        return length, log_prior, target.log_device_evidence(tokens, x)
+        ended = is_eos(tokens, target.prior.eos).any()
+        log_source = log_probs.sum(dtype=jnp.result_type(float))
+        return length, ended, log_source, target.log_device_evidence(tokens, x)
 
     return tokens, *jax.vmap(jax.vmap(score, (0, 0, None)))(tokens, log_probs, xs)

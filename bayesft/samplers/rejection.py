@@ -5,21 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from bayesft.base import Claim, Key, Sampler
 from bayesft.draws import Draws, Status
 from bayesft.errors import SamplerError
+from bayesft.samplers.accepting import Accepted, accept
 from bayesft.samplers.ended import log_ended
-from bayesft.samplers.plain import MAX_ROWS, Samples, propose, sample_keys
+from bayesft.samplers.plain import Samples
 from bayesft.samplers.validation import require_count
 from bayesft.target import Target
-
-BATCH_SIZES = (64, 512)
-"""Proposals per prompt and batch: few sizes, because each is compiled once."""
 
 
 def rejection(
@@ -37,7 +34,8 @@ def rejection(
     unbiased where r/n is not (Haldane 1945); an exhausted prompt has r/n. One draw gives no usable
     estimate: log_z is None. `info` has `num_proposals` and `acceptance` (r/n), both [P].
 
-    Raises SamplerError where the bound is infinite or where evidence exceeds it.
+    Raises SamplerError where the bound is infinite, or where evidence exceeds it: the message says
+    by how much, and which draws and estimates that invalidates.
     """
     if log_bound is not None and math.isnan(log_bound):
         raise SamplerError(
@@ -65,17 +63,15 @@ class Rejection(Sampler):
 
     def run(self, target: Target, key: Key) -> Draws:
         log_bound = self._finite_bound(target)
-        accepted = _Accepted(target, self.num_draws)
-        first = 0
-        while first < self.max_proposals and (wanted := accepted.wanted).any():
-            size = self._batch_size(accepted, first)
-            samples = propose(target, key, first, size, wanted)
-            valid = wanted[:, None] & (first + np.arange(size) < self.max_proposals)
-            _require_bound(samples.log_evidence[valid], log_bound)
-            keys = sample_keys(target.xs.id, key, first, size)
-            log_uniform = np.asarray(_log_uniform(keys, target.horizon.max_new_tokens))
-            accepted.add(samples, valid, log_uniform < samples.log_evidence - log_bound)
-            first += size
+
+        def log_acceptance(
+            accepted: Accepted, valid: Bool[np.ndarray, "P B"], samples: Samples, _
+        ) -> Float[np.ndarray, "P B"]:
+            _require_bound(np.where(valid, samples.log_evidence, -np.inf), log_bound, accepted)
+            return samples.log_evidence - log_bound
+
+        accepted = Accepted(target, self.num_draws)
+        accept(target, key, accepted, self.max_proposals, log_acceptance)
         return self._draws(target, accepted, log_bound)
 
     def _finite_bound(self, target: Target) -> float:
@@ -89,16 +85,8 @@ class Rejection(Sampler):
             )
         return float(bound)
 
-    def _batch_size(self, accepted: _Accepted, first: int) -> int:
-        """The smallest batch that should complete the slowest prompt, going by the last ones."""
-        rate = (accepted.count.min() + 1) / (first + 1)
-        needed = min(self.num_draws / rate, self.max_proposals) - first
-        allowed = [size for size in BATCH_SIZES if size * len(accepted.count) <= MAX_ROWS]
-        return next((size for size in allowed if size >= needed), [BATCH_SIZES[0], *allowed][-1])
-
-    def _draws(self, target: Target, accepted: _Accepted, log_bound: float) -> Draws:
+    def _draws(self, target: Target, accepted: Accepted, log_bound: float) -> Draws:
         samples, count, num_proposals = accepted.samples, accepted.count, accepted.num_proposals
-        filled = np.arange(self.num_draws) < count[:, None]
         complete = count == self.num_draws
         with np.errstate(divide="ignore", invalid="ignore"):
             haldane = (count - 1) / (num_proposals - 1)
@@ -107,7 +95,7 @@ class Rejection(Sampler):
         return Draws(
             tokens=jnp.asarray(samples.tokens),
             lengths=jnp.asarray(samples.lengths),
-            log_weights=jnp.where(filled, 0.0, -jnp.inf),
+            log_weights=jnp.where(accepted.filled, 0.0, -jnp.inf),
             log_prior=jnp.asarray(samples.log_prior),
             log_evidence=jnp.asarray(samples.log_evidence),
             log_z=None if self.num_draws == 1 else jnp.asarray(log_z, jnp.float32),
@@ -120,65 +108,22 @@ class Rejection(Sampler):
         )
 
 
-class _Accepted:
-    """The first accepted samples of every prompt, in the order in which they were proposed."""
-
-    def __init__(self, target: Target, num_draws: int):
-        shape = (len(target.prompts), num_draws)
-        self.samples = Samples(
-            np.full((*shape, target.horizon.max_new_tokens), target.prior.eos[0], np.int32),
-            np.zeros(shape, np.int32),
-            np.full(shape, -np.inf, np.float32),
-            np.full(shape, -np.inf, np.float32),
-        )
-        self.count = np.zeros(shape[0], np.int64)
-        self.num_proposals = np.zeros(shape[0], np.int64)
-        self.num_ended = np.zeros(shape[0], np.int64)
-
-    @property
-    def wanted(self) -> Bool[np.ndarray, " P"]:
-        return self.count < self.samples.lengths.shape[1]
-
-    def add(
-        self,
-        samples: Samples,
-        valid: Bool[np.ndarray, "P B"],
-        accept: Bool[np.ndarray, "P B"],
-    ) -> None:
-        """Keep what is accepted until a prompt has enough; later proposals do not count."""
-        num_draws = self.samples.lengths.shape[1]
-        slot = self.count[:, None] + np.cumsum(valid & accept, axis=1) - (valid & accept)
-        proposed = valid & (slot < num_draws)
-        kept = proposed & accept
-        at = np.nonzero(kept)
-        for field in dataclasses.fields(Samples):
-            getattr(self.samples, field.name)[at[0], slot[at]] = getattr(samples, field.name)[at]
-        self.count += kept.sum(1)
-        self.num_proposals += proposed.sum(1)
-        self.num_ended += (proposed & ~np.isneginf(samples.log_prior)).sum(1)
-
-
-@jax.jit
-def _log_uniform(keys: Key, num_tokens: int | Array) -> Float[Array, "P B"]:
-    """log U(0, 1) for the acceptance of every sample, from its key past what its tokens use."""
-
-    def one(key: Key) -> Array:
-        # A float32 uniform is a multiple of 2^-23, too coarse where acceptance is rare: a second
-        # one refines it.
-        coarse, fine = jax.random.uniform(jax.random.fold_in(key, num_tokens), (2,), jnp.float32)
-        return jnp.log(coarse + fine * 2.0**-23)
-
-    return jax.vmap(jax.vmap(one))(keys)
-
-
-def _require_bound(log_evidence: Float[np.ndarray, " R"], log_bound: float) -> None:
+def _require_bound(
+    log_evidence: Float[np.ndarray, "P B"], log_bound: float, accepted: Accepted
+) -> None:
     largest = float(log_evidence.max(initial=-np.inf))
     rounding = 1e-6 * max(1.0, abs(log_bound))
-    if largest > log_bound + rounding:
-        raise SamplerError(
-            f"A log-potential of {largest:.6g} nats exceeds the bound {log_bound:.6g} by "
-            f"{largest - log_bound:.3g}.",
-            cause="log_bound, or the bounds that the evidence declares, are too small; draws "
-            "accepted under them are not draws of p*.",
-            remedy=f"pass log_bound={math.ceil(largest)} or more.",
-        )
+    if largest <= log_bound + rounding:
+        return
+    prompt = int(log_evidence.max(1).argmax())
+    num_draws = int(accepted.count[prompt])
+    raise SamplerError(
+        f"A log-potential of {largest:.6g} nats exceeds the bound {log_bound:.6g} by "
+        f"{largest - log_bound:.3g}, for prompt {prompt}. This invalidates the {num_draws} draws "
+        "accepted for it so far (none is returned), and every earlier draw of it, log Z and "
+        "certificate that rests on this bound: they are of π0·min(φ, exp(bound)), not of p*, and "
+        "such a log Z is too small on average.",
+        cause="log_bound, or the bounds that the evidence declares, are too small.",
+        remedy=f"pass log_bound={math.ceil(largest)} or more and draw again; or accept the other "
+        "law, with its distance from p* estimated, by quasi_rejection.",
+    )

@@ -109,7 +109,7 @@ def test_one_trace_per_shape(name):
 @MEMBERS
 def test_jit_equals_eager(name, monkeypatch):
     # Few tokens and rows of one shape: eagerly, every primitive is compiled by itself.
-    monkeypatch.setattr(importlib.import_module("bayesft.samplers.rejection"), "BATCH_SIZES", (8,))
+    monkeypatch.setattr(importlib.import_module("bayesft.samplers.accepting"), "BATCH_SIZES", (8,))
     target = Target(LANGUAGE, 0.25 * TOKEN_BY_TOKEN, max_new_tokens=2)
     sampler = SAMPLERS[name](2 if name == "best_of_n" else 8)
     draws = sample(target, sampler, jax.random.key(0))

@@ -24,7 +24,7 @@ from bayesft.samplers import rejection
 from bayesft.testing import assert_unbiased, enumerate_target
 
 RUNS = 1000
-MODULE = importlib.import_module("bayesft.samplers.rejection")  # the room's name is the function
+MODULE = importlib.import_module("bayesft.samplers.accepting")
 
 
 @pytest.mark.parametrize("eos", POLICIES)
@@ -83,9 +83,28 @@ def test_one_draw_has_no_log_z():
     assert sample(target, rejection(1), jax.random.key(0)).log_z is None
 
 
-def test_a_bound_that_is_exceeded_is_an_error_that_says_by_how_much():
-    with pytest.raises(SamplerError, match=r"potential of [34] nats exceeds the bound 2\.5 by"):
+def test_a_bound_that_is_exceeded_is_an_error_that_says_by_how_much_and_what_it_invalidates():
+    with pytest.raises(
+        SamplerError, match=r"potential of [34] nats exceeds the bound 2\.5 by"
+    ) as e:
         sample(replicated(TOKEN_BY_TOKEN, RUNS), rejection(8, log_bound=2.5), jax.random.key(0))
+    for said in (
+        "the 0 draws accepted",
+        "log Z and certificate",
+        "min(φ, exp(bound))",
+        "log_bound=",
+    ):
+        assert said in str(e.value)
+
+
+def test_a_bound_exceeded_late_counts_the_draws_that_it_invalidates(monkeypatch):
+    """Three a's are one in 25 prior samples: small batches accept some draws before."""
+    monkeypatch.setattr(MODULE, "BATCH_SIZES", (4,))
+    target = replicated(0.5 * TOKEN_BY_TOKEN, 1)
+    draws = "the [1-9][0-9]* draws accepted for it"
+    with pytest.raises(SamplerError, match=draws) as e:
+        sample(target, rejection(1000, log_bound=1.1), jax.random.key(0))
+    assert "for prompt 0" in str(e.value)
 
 
 def test_a_looser_bound_changes_acceptance_and_not_the_estimate():
@@ -110,7 +129,7 @@ def test_settings_are_checked():
 def test_rare_acceptance_is_not_quantised():
     """Acceptance probabilities of 1e-7 have a ratio that a 23-bit uniform would round."""
     keys = jax.random.split(jax.random.key(0), (1024, 1024))
-    found = np.asarray(MODULE._log_uniform(keys, NUM_TOKENS))
+    found = np.asarray(MODULE.log_uniform(keys, NUM_TOKENS))
     smallest = np.sort(np.exp(found.astype(np.float64)).ravel())[:100]
     assert len(np.unique(smallest * 2**23 % 1)) > 90
 
@@ -119,8 +138,8 @@ def test_rare_acceptance_is_not_quantised():
 
 
 def test_a_wrong_acceptance_probability_is_caught(monkeypatch):
-    right = MODULE._log_uniform
-    monkeypatch.setattr(MODULE, "_log_uniform", lambda *args: 0.8 * right(*args))
+    right = MODULE.log_uniform
+    monkeypatch.setattr(MODULE, "log_uniform", lambda *args: 0.8 * right(*args))
     target = replicated(TOKEN_BY_TOKEN, RUNS)
     draws, exact = sample(target, rejection(8), jax.random.key(0)), enumerate_target(target)
     with pytest.raises(AssertionError, match="frequencies are wrong"):
