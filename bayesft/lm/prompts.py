@@ -59,6 +59,19 @@ def decode(tokens: Sequence[int], card: Card) -> str:
     return card.tokenizer.decode(kept, continues=continues)
 
 
+def token_bytes(card: Card) -> list[bytes | None]:
+    """What each id of the model's vocabulary writes; None for EOS and other special tokens."""
+    if card.tokenizer is None:
+        raise PromptError(
+            f"{card.name} was loaded without a tokenizer, so its tokens write nothing.",
+            remedy="load a folder with tokenizer.json: evidence on text needs it",
+        )
+    size = card.architecture.vocab_size
+    found = [*card.tokenizer.token_bytes()[:size]]
+    found += [None] * (size - len(found))
+    return [None if token in card.eos else text for token, text in enumerate(found)]
+
+
 def _encode_chat(messages: Sequence[Mapping[str, Any]], card: Card) -> list[int]:
     tokenizer = _tokenizer(card)
     if tokenizer.chat_template is None:

@@ -12,6 +12,7 @@ import tokenizers
 
 from bayesft.errors import ModelError
 from bayesft.io.files import read_json
+from bayesft.lm.token_bytes import written_bytes
 
 FILES = (
     "tokenizer.json",
@@ -110,6 +111,21 @@ class Tokenizer:
         probe, text = self._probe
         decoded = self._tokenizer.decode([*probe, *ids], skip_special_tokens=True)
         return decoded.removeprefix(text)
+
+    def token_bytes(self) -> list[bytes | None]:
+        """What each id writes behind other text; None for special tokens and for gaps.
+
+        Raises PromptError where decoding is not the concatenation of tokens.
+        """
+        parsed = json.loads(self.files["tokenizer.json"])
+        special = {added["id"] for added in parsed.get("added_tokens", ()) if added["special"]}
+        ids = range(max(self._tokenizer.get_vocab(True).values(), default=-1) + 1)
+        texts = [self._tokenizer.id_to_token(i) for i in ids]
+        written = written_bytes((text or "" for text in texts), parsed.get("decoder"))
+        return [
+            None if text is None or i in special else found
+            for i, text, found in zip(ids, texts, written, strict=True)
+        ]
 
     @functools.cached_property
     def _probe(self) -> tuple[list[int], str]:

@@ -69,6 +69,14 @@ class SteppedPrior(Prior):
             return " ".join(map(str, kept))
         return "".join(self.vocabulary[token] for token in kept)
 
+    def token_bytes(self) -> Sequence[bytes | None]:
+        if self.vocabulary is None:
+            return super().token_bytes()
+        return [
+            None if token in self.eos or not text else text.encode()
+            for token, text in enumerate(self.vocabulary)
+        ]
+
     def enumerate(self, max_new_tokens: int) -> Int[np.ndarray, "M T"]:
         num_open = self.vocab_size - len(self.eos)
         count = sum(num_open**t * len(self.eos) for t in range(max_new_tokens))

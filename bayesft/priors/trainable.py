@@ -97,5 +97,8 @@ class ParametricGuide(Guide):
     def decode(self, tokens: Sequence[int]) -> str:
         return self.template.decode(tokens)
 
+    def token_bytes(self) -> Sequence[bytes | None]:
+        return self.template.token_bytes()
+
     def enumerate(self, max_new_tokens: int):
         return self.template.enumerate(max_new_tokens)  # pyright: ignore[reportAttributeAccessIssue]
