@@ -62,5 +62,9 @@ class SupportWarning(UserWarning):
     """A proposal cannot draw what the target gives mass to: its draws miss a part of the target."""
 
 
+class WeightWarning(UserWarning):
+    """So few effective draws are left under some weights that what follows from them is rough."""
+
+
 class DiagnosticError(BayesftError, ValueError):
     """A diagnostic was given numbers or draws that cannot be what it asks for."""

@@ -26,17 +26,39 @@ from collections.abc import Callable
 
 from bayesft.base import Sampler
 from bayesft.samplers import resampling
+from bayesft.samplers.adaptive_rejection import adaptive_weighted_rejection
 from bayesft.samplers.best_of_n import best_of_n
 from bayesft.samplers.importance import importance
+from bayesft.samplers.quasi_rejection import quasi_rejection
+from bayesft.samplers.quasi_rejection_diagnostics import (
+    choose_log_beta,
+    quasi_rejection_diagnostics,
+)
 from bayesft.samplers.rejection import rejection
 from bayesft.samplers.smc import smc
+from bayesft.samplers.tilted import locally_optimal
+from bayesft.samplers.twisted import twisted
 
 SAMPLERS: dict[str, Callable[[int], Sampler]] = {
     "importance": importance,
     "rejection": rejection,
+    "quasi_rejection": lambda num_draws: quasi_rejection(num_draws, log_beta=1.0),
     "best_of_n": lambda num_draws: best_of_n(4, num_draws),
     "smc": smc,
 }
 """Every member by name, made from the number of draws: what the laws walk."""
 
-__all__ = ["SAMPLERS", "best_of_n", "importance", "rejection", "resampling", "smc"]
+__all__ = [
+    "SAMPLERS",
+    "adaptive_weighted_rejection",
+    "best_of_n",
+    "choose_log_beta",
+    "importance",
+    "locally_optimal",
+    "quasi_rejection",
+    "quasi_rejection_diagnostics",
+    "rejection",
+    "resampling",
+    "smc",
+    "twisted",
+]

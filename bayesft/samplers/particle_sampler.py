@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,14 +14,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bayesft.base import Claim, Key, Prior, Sampler
 from bayesft.draws import Draws, Status, effective_sample_size, log_mean_exp
-from bayesft.errors import SamplerError
+from bayesft.errors import SamplerError, SupportWarning
 from bayesft.priors.sequence import BoundGuide
 from bayesft.samplers import sequential
 from bayesft.samplers.ended import estimate_log_ended, log_ended
 from bayesft.samplers.particles import Particles
-from bayesft.samplers.proposers import FromPrior, proposer
-from bayesft.samplers.sequential import ResamplingRule
-from bayesft.samplers.validation import require_log_densities
+from bayesft.samplers.proposers import FromPrior, Proposal, proposer
+from bayesft.samplers.sequential import ResamplingRule, Schedule
+from bayesft.samplers.tilted import TiltedProposal
+from bayesft.samplers.validation import require_log_densities, require_twists
 from bayesft.samplers.whole import on_host, whole_terms
 from bayesft.target import Target
 
@@ -32,6 +34,7 @@ class SMCState:
 
     target: Target
     particles: Particles
+    schedule: Schedule
     stop: int
     """Number of tokens at which the last segment ended."""
     finished: bool
@@ -50,15 +53,21 @@ class SegmentInfo(NamedTuple):
 class ParticleSampler(Sampler):
     """Particles that propose token by token, resampled by `rule` or never.
 
+    See `importance`, `smc` and `twisted`, which make one.
+
     `init(target, key)` gives particles with one token, `step(key, state)` one segment of `every`
     tokens (all of them for None) with the evidence on whole sequences brought up to date, and
     `finish(key, state)` the draws; `run` does all three. The same key may serve all of them.
     """
 
     num_particles: int = dataclasses.field(metadata={"static": True})
-    proposal: Prior | BoundGuide | None = None
+    proposal: Prior | BoundGuide | Proposal | None = None
     rule: ResamplingRule | None = None
     every: int | None = dataclasses.field(default=None, metadata={"static": True})
+    delimiter: str | tuple[int, ...] | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
+    looks_ahead: bool = dataclasses.field(default=True, metadata={"static": True})
 
     @property
     def claim(self) -> Claim:
@@ -66,8 +75,9 @@ class ParticleSampler(Sampler):
 
     def init(self, target: Target, key: Key) -> SMCState:
         proposing, random = proposer(target, self.proposal), self._randomness(target, key)
-        particles = sequential.start(target, proposing, self.rule, target.xs, random)
-        return SMCState(target, particles, stop=0, finished=False)
+        schedule = self._schedule(target)
+        particles = sequential.start(target, proposing, schedule, target.xs, random)
+        return SMCState(target, particles, schedule, stop=0, finished=False)
 
     def step(self, key: Key, state: SMCState) -> tuple[SMCState, SegmentInfo]:
         return self._segment(key, state, sequential.advance, sequential.weigh)
@@ -87,7 +97,7 @@ class ParticleSampler(Sampler):
         target, particles = state.target, state.particles
         paths = particles.paths
         totals = _totals(particles.log_weights, particles.log_z, paths.log_evidence)
-        require_log_densities(target, paths.log_prior, totals.log_evidence, totals.log_weights)
+        self._require_numbers(target, particles, totals)
         return Draws(
             tokens=paths.tokens,
             lengths=paths.lengths,
@@ -116,25 +126,42 @@ class ParticleSampler(Sampler):
         target, num_tokens = state.target, state.target.horizon.max_new_tokens
         stop = min(state.stop + (self.every or num_tokens), num_tokens)
         proposing, random = proposer(target, self.proposal), self._randomness(target, key)
-        particles = advance(target, proposing, self.rule, random, state.particles, stop)
+        schedule = state.schedule
+        particles = advance(target, proposing, schedule, random, state.particles, stop)
+        stop = int(particles.t)
         if whole_terms(target):
-            values = on_host(target, particles)
-            particles = weigh(target, self.rule, target.xs, particles, values)
+            values = on_host(target, schedule, particles)
+            particles = weigh(target, schedule, target.xs, particles, values)
         info = _segment_info(particles.log_weights, particles.num_resamples)
         finished = stop == num_tokens or not particles.active.any()
-        return SMCState(target, particles, stop, bool(finished)), info
+        return SMCState(target, particles, schedule, stop, bool(finished)), info
+
+    def _require_numbers(self, target: Target, particles: Particles, totals: _Totals) -> None:
+        paths = particles.paths
+        require_log_densities(target, paths.log_prior, totals.log_evidence, paths.log_prior)
+        if isinstance(self.proposal, TiltedProposal) and self.proposal.twist is not None:
+            require_twists(self.proposal.twist, totals.log_weights)
+        require_log_densities(target, paths.log_prior, totals.log_evidence, totals.log_weights)
+
+    def _schedule(self, target: Target) -> Schedule:
+        delimiters = None
+        if self.delimiter is not None and whole_terms(target):
+            delimiters = _delimiters(target.prior, self.delimiter)
+        return Schedule(self.rule, delimiters, self.looks_ahead)
 
     def _randomness(self, target: Target, key: Key) -> sequential.Randomness:
         num_tokens = target.horizon.max_new_tokens
         return sequential.randomness(target.xs.id, key, self.num_particles, num_tokens)
 
-    def _info(self, particles: Particles, history: Sequence[SegmentInfo]) -> dict[str, Any]:
-        if self.rule is None:
-            return {}
-        return {
+    def _info(self, particles: Particles, segments: Sequence[SegmentInfo]) -> dict[str, Any]:
+        info: dict[str, Any] = {"missing_support": _missing_support(particles)}
+        if particles.history is None:
+            return info
+        return info | {
             "num_resamples": particles.num_resamples,
-            "ess": np.stack([np.asarray(segment.ess) for segment in history]) if history else None,
-            "ancestors": particles.ancestors,
+            "ess": np.stack([np.asarray(s.ess) for s in segments]) if segments else None,
+            "ancestors": particles.history.ancestors,
+            "history": particles.history,
         }
 
     def _log_ended(self, key: Key, state: SMCState) -> Float[Array, " P"]:
@@ -144,6 +171,36 @@ class ParticleSampler(Sampler):
         if of_prior and len(whole_terms(target)) == len(target.terms):  # none has stopped short
             return jnp.log(state.particles.paths.done.mean(-1))
         return estimate_log_ended(target, key, self.num_particles)
+
+
+def _missing_support(particles: Particles) -> Float[np.ndarray, " P"]:
+    """Share of the prior's mass that the proposal cannot draw, as far as the particles saw."""
+    missing = -np.expm1(np.asarray(particles.log_covered))
+    if (worst := missing.max()) > 0:
+        warnings.warn(
+            f"The proposal gives probability 0 to next tokens that hold {worst:.2g} of the prior's "
+            "mass on the paths seen (prompt "
+            f"{int(missing.argmax())}): draws and log Z leave that part of the target out.",
+            SupportWarning,
+            stacklevel=2,
+        )
+    return missing
+
+
+def _delimiters(prior: Prior, delimiter: str | tuple[int, ...]) -> Bool[Array, " V"]:
+    """Which tokens are delimiters, or write one."""
+    if isinstance(delimiter, str):
+        text = delimiter.encode()
+        marks = [token is not None and text in token for token in prior.token_bytes()]
+    else:
+        marks = np.isin(np.arange(prior.vocab_size), delimiter)
+    if not any(marks):
+        raise SamplerError(
+            f"No token writes the delimiter {delimiter!r}.",
+            cause="a delimiter that takes several tokens, or an id outside the vocabulary.",
+            remedy="choose a text that lies within one token, such as a full stop.",
+        )
+    return jnp.asarray(marks)
 
 
 class _Totals(NamedTuple):

@@ -10,10 +10,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bayesft.base import Horizon, Prior, Prompt, PyTree
+from bayesft.base import Key, Prior, Prompt, PyTree
 from bayesft.errors import SamplerError
 from bayesft.priors.sequence import BoundGuide, bind, inverse_cdf
+from bayesft.samplers.prefixes import Prefixes
 from bayesft.target import Target
+
+
+class TokenRandomness(NamedTuple):
+    """Random numbers for the token at one position."""
+
+    uniforms: Float[Array, "P N"]
+    keys: Key
+    """[P], for proposers that need more than one uniform per particle."""
 
 
 class Choice(NamedTuple):
@@ -23,7 +32,12 @@ class Choice(NamedTuple):
     log_prior: Float[Array, "P N"]
     """log π0(token | prefix)."""
     log_ratio: Float[Array, "P N"]
-    """log π0(token | prefix) − log q(token | prefix), the model part of the log-weight."""
+    """log π0(token | prefix) − log q(token | prefix), the model part of the log-weight; -inf where
+    nothing can be proposed."""
+    log_twist: Float[Array, "P N"] | None = None
+    """log ψ of the prefix and the token, where there is a twist."""
+    missing: Float[Array, "P N"] | None = None
+    """Prior mass of the next tokens that the proposal cannot draw, where that is looked at."""
 
 
 class Proposer(abc.ABC):
@@ -45,10 +59,16 @@ class Proposer(abc.ABC):
         """States in which particle n continues what particle ancestors[n] was."""
 
     @abc.abstractmethod
-    def choose(
-        self, uniform: Float[Array, "P N"], logits: PyTree, t: Int[Array, ""], horizon: Horizon
-    ) -> Choice:
-        """The token at position t, from one uniform each."""
+    def choose(self, random: TokenRandomness, logits: PyTree, prefixes: Prefixes) -> Choice:
+        """The token at position `prefixes.t`."""
+
+
+class Proposal(abc.ABC):
+    """A way to propose that is declared before the target is known; a pytree."""
+
+    @abc.abstractmethod
+    def proposer(self, target: Target) -> Proposer:
+        """The proposer for a target; raises SamplerError where it does not fit."""
 
 
 @jax.tree_util.register_dataclass
@@ -67,9 +87,8 @@ class FromPrior(Proposer):
     def reorder(self, state: PyTree, ancestors: Int[Array, "P N"]) -> PyTree:
         return self.prior.reorder(state, ancestors)
 
-    def choose(self, uniform, logits, t, horizon):
-        logits = horizon.constrain(_wide(logits), t, self.prior.eos)
-        token, log_prior = inverse_cdf(uniform, logits)
+    def choose(self, random, logits, prefixes):
+        token, log_prior = inverse_cdf(random.uniforms, constrained(logits, prefixes))
         return Choice(token, log_prior, jnp.zeros_like(log_prior))
 
 
@@ -97,12 +116,42 @@ class FromGuide(Proposer):
             self.guide.reorder(state[1], ancestors),
         )
 
-    def choose(self, uniform, logits, t, horizon):
-        prior, guide = (horizon.constrain(_wide(each), t, self.prior.eos) for each in logits)
-        token, log_proposal = inverse_cdf(uniform, guide)
-        chosen = jnp.take_along_axis(prior, token[..., None], -1)[..., 0]
-        log_prior = chosen - jax.nn.logsumexp(prior, axis=-1)
-        return Choice(token, log_prior, log_prior - log_proposal)
+    def choose(self, random, logits, prefixes):
+        prior, guide = (constrained(each, prefixes) for each in logits)
+        token, log_proposal = inverse_cdf(random.uniforms, guide)
+        log_prior = log_prob_of(token, prior)
+        missing = missing_mass(prior, guide, prefixes)
+        return Choice(token, log_prior, log_prior - log_proposal, missing=missing)
+
+
+def constrained(logits: Float[Array, "P N V"], prefixes: Prefixes) -> Float[Array, "P N V"]:
+    """Logits under the target's EOS policy, wide enough to add up hundreds of log-probs."""
+    target = prefixes.target
+    return target.horizon.constrain(_wide(logits), prefixes.t, target.prior.eos)
+
+
+def log_prob_of(token: Int[Array, "P N"], logits: Float[Array, "P N V"]) -> Float[Array, "P N"]:
+    """Normalised log-prob of the tokens."""
+    chosen = jnp.take_along_axis(logits, token[..., None], -1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def missing_mass(
+    prior: Float[Array, "P N V"], guide: Float[Array, "P N V"], prefixes: Prefixes
+) -> Float[Array, "P N"]:
+    """Prior mass of the next tokens that a guide cannot draw although the evidence allows them.
+
+    A guide that gives every token a chance, as models with a softmax do, costs one look.
+    """
+
+    def look(prior: Array, guide: Array) -> Array:
+        lost = (guide == -jnp.inf) & (prefixes.every_token(guide.shape[:2]) > -jnp.inf)
+        return jnp.where(lost, jax.nn.softmax(prior), 0.0).sum(-1)
+
+    def nothing(prior: Array, guide: Array) -> Array:
+        return jnp.zeros(prior.shape[:2], prior.dtype)
+
+    return jax.lax.cond((guide == -jnp.inf).any(), look, nothing, prior, guide)
 
 
 def _wide(logits: Array) -> Array:
@@ -110,19 +159,28 @@ def _wide(logits: Array) -> Array:
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
-def require_proposal(proposal: Any) -> Prior | BoundGuide | None:
-    """The proposal, if it can be one; raises SamplerError for anything but a prior or a guide."""
-    if not isinstance(proposal, Prior | BoundGuide | None):
+def require_proposal(proposal: Any) -> Prior | BoundGuide | Proposal | None:
+    """The proposal, if it can be one; raises SamplerError for anything else."""
+    if not isinstance(proposal, Prior | BoundGuide | Proposal | None):
         raise SamplerError(
             f"A {type(proposal).__name__} cannot propose sequences.",
             cause="a whole fit, a target or a function was passed as proposal.",
-            remedy="pass a prior or a guide: `fitted.guide`, bft.lm.lora(…), or None.",
+            remedy="pass a prior or a guide (`fitted.guide`, bft.lm.lora(…)), a proposal such as "
+            "bft.samplers.locally_optimal(), or None.",
         )
     return proposal
 
 
-def proposer(target: Target, proposal: Prior | BoundGuide | None) -> Proposer:
-    """The proposer of a sampler's `proposal` argument; None means the prior itself.
+def proposer(target: Target, proposal: Prior | BoundGuide | Proposal | None) -> Proposer:
+    """The proposer of a sampler's `proposal` argument; None means the prior itself."""
+    if isinstance(proposal, Proposal):
+        return proposal.proposer(target)
+    guide = fitting_guide(target, proposal)
+    return FromPrior(target.prior) if guide is None else FromGuide(target.prior, guide)
+
+
+def fitting_guide(target: Target, proposal: Prior | BoundGuide | None) -> Prior | None:
+    """The model that proposes beside the target's prior; None where it is the prior itself.
 
     A proposal runs up to the target's horizon, under `condition` as under `truncate`. Raises
     SamplerError where it is of another vocabulary, bound to another horizon, or its context is too
@@ -138,7 +196,7 @@ def proposer(target: Target, proposal: Prior | BoundGuide | None) -> Proposer:
             )
         proposal = proposal.guide
     if proposal is None or proposal is prior:
-        return FromPrior(prior)
+        return None
     theirs, ours = (proposal.vocab_size, proposal.eos), (prior.vocab_size, prior.eos)
     if theirs != ours:
         raise SamplerError(
@@ -154,4 +212,4 @@ def proposer(target: Target, proposal: Prior | BoundGuide | None) -> Proposer:
             cause="the proposal's context is shorter than the prior's.",
             remedy="use a proposal with a longer context, or a smaller max_new_tokens.",
         )
-    return FromGuide(prior, proposal)
+    return proposal

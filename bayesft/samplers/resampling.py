@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bayesft.base import Key
+from bayesft.draws import normalised_weights
 
 
 class Resampling(Protocol):
@@ -37,13 +38,92 @@ def systematic(key: Key, log_weights: Float[Array, " N"]) -> Int[Array, " N"]:
     return jnp.diff(below, prepend=0)
 
 
+def stratified(key: Key, log_weights: Float[Array, " N"]) -> Int[Array, " N"]:
+    """Counts from one point in each of N equal strata: #{i : C_{n-1} ≤ (i + u_i)/N < C_n}.
+
+    u_i ~ U[0, 1) are independent, where `systematic` has one for all. (Kitagawa 1996.)
+    """
+    num_particles = log_weights.shape[0]
+    upper = cumulative(log_weights)
+    uniforms = jax.random.uniform(key, (num_particles,), upper.dtype)
+    points = (jnp.arange(num_particles) + uniforms) / num_particles
+    return _counts_of(jnp.searchsorted(upper, points, side="right"), log_weights)
+
+
 def multinomial(key: Key, log_weights: Float[Array, " N"]) -> Int[Array, " N"]:
     """Counts of N independent draws by weight (Gordon, Salmond and Smith 1993)."""
     num_particles = log_weights.shape[0]
     upper = cumulative(log_weights)
     points = jax.random.uniform(key, (num_particles,), upper.dtype)
+    return _counts_of(jnp.searchsorted(upper, points, side="right"), log_weights)
+
+
+def residual(key: Key, log_weights: Float[Array, " N"]) -> Int[Array, " N"]:
+    """⌊N·W_n⌋ copies of each, and independent draws by what is left over for the others.
+
+    (Liu and Chen 1998.)
+    """
+    num_particles = log_weights.shape[0]
+    copies, rest = _whole_and_rest(log_weights)
+    upper = cumulative(jnp.log(rest))
+    points = jax.random.uniform(key, (num_particles,), upper.dtype)
     chosen = jnp.searchsorted(upper, points, side="right")
-    return jnp.zeros(num_particles, jnp.int32).at[chosen].add(1)
+    drawn = jnp.arange(num_particles) < num_particles - copies.sum()
+    return copies.at[jnp.minimum(chosen, num_particles - 1)].add(drawn.astype(jnp.int32))
+
+
+def ssp(key: Key, log_weights: Float[Array, " N"]) -> Int[Array, " N"]:
+    """⌊N·W_n⌋ or ⌈N·W_n⌉ copies of each, by the Srinivasan sampling process.
+
+    The left-over shares meet one after another: of two shares a and b, one takes what fits and is
+    decided, the other goes on with the rest, with probabilities that keep their expectations.
+    Unlike systematic resampling, counts are negatively associated, which makes SMC consistent for
+    any order of the particles (Gerber, Chopin and Whiteley 2019).
+    """
+    copies, rest = _whole_and_rest(log_weights)
+    uniforms = jax.random.uniform(key, rest.shape, rest.dtype)
+
+    def meet(carry, newcomer):
+        open_slot, share, extra = carry
+        slot, other, uniform = newcomer
+        both = share + other
+        fits = both < 1.0
+        # Either the sum fits into one of the two, or one of them is filled up to 1.
+        goes_on = jnp.where(
+            fits, share / jnp.maximum(both, 1e-30), (1 - share) / jnp.maximum(2 - both, 1e-30)
+        )
+        same = uniform < goes_on
+        filled = jnp.where(same, slot, open_slot)
+        extra = extra.at[filled].add(jnp.where(fits, 0, 1))
+        share = jnp.where(fits, both, both - 1.0)
+        return (jnp.where(same, open_slot, slot), share, extra), None
+
+    slots = jnp.arange(rest.size, dtype=jnp.int32)
+    start = (slots[0], rest[0], jnp.zeros_like(copies))
+    (last, _, extra), _ = jax.lax.scan(meet, start, (slots[1:], rest[1:], uniforms[1:]))
+    # The last share is 0 or 1 but for rounding, which must not revive a dead particle.
+    last = jnp.where(log_weights[last] > -jnp.inf, last, jnp.argmax(log_weights))
+    counts = copies + extra
+    return counts.at[last].add(rest.size - counts.sum())
+
+
+SCHEMES: tuple[Resampling, ...] = (systematic, stratified, multinomial, residual, ssp)
+"""Every scheme: what the laws walk."""
+
+
+def _counts_of(chosen: Int[Array, " N"], log_weights: Float[Array, " N"]) -> Int[Array, " N"]:
+    # A point may round up to 1, past every entry: it belongs to the last positive weight.
+    slots = jnp.arange(log_weights.size, dtype=jnp.int32)
+    last = jnp.where(log_weights > -jnp.inf, slots, 0).max()
+    return jnp.zeros_like(slots).at[jnp.minimum(chosen, last)].add(1)
+
+
+def _whole_and_rest(log_weights: Float[Array, " N"]) -> tuple[Int[Array, " N"], Float[Array, " N"]]:
+    """⌊N·W⌋ and N·W − ⌊N·W⌋, where a hair below a whole number counts as whole."""
+    expected = log_weights.size * normalised_weights(log_weights)
+    copies = jnp.floor(expected + 4 * log_weights.size * jnp.finfo(expected.dtype).eps)
+    rest = jnp.where(log_weights > -jnp.inf, jnp.maximum(expected - copies, 0.0), 0.0)
+    return copies.astype(jnp.int32), rest
 
 
 def cumulative(log_weights: Float[Array, " N"]) -> Float[Array, " N"]:

@@ -12,13 +12,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from bayesft.base import Key, PrefixEvidence, Prompt, PyTree, is_eos
-from bayesft.draws import effective_sample_size, log_mean_exp
+from bayesft.base import Key, Prompt, PyTree, is_eos
+from bayesft.draws import effective_sample_size, log_mean_exp, normalised_weights
 from bayesft.samplers import whole
-from bayesft.samplers.particles import Particles, Paths
-from bayesft.samplers.proposers import Proposer
+from bayesft.samplers.particles import History, Particles, Paths
+from bayesft.samplers.prefixes import Prefixes
+from bayesft.samplers.proposers import Proposer, TokenRandomness
 from bayesft.samplers.resampling import Resampling, stay_in_place
 from bayesft.target import Target
 
@@ -34,13 +35,35 @@ class ResamplingRule:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Schedule:
+    """When particles are resampled and when evidence on whole sequences is asked."""
+
+    rule: ResamplingRule | None = None
+    delimiters: Bool[Array, " V"] | None = None
+    """Tokens at which evidence is asked about prefixes; None: at numbers of tokens."""
+    looks_ahead: bool = dataclasses.field(default=True, metadata={"static": True})
+    """Whether evidence on whole sequences is asked about prefixes at all."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Randomness:
     """The random numbers of a run by position, made ahead, so that token steps need not."""
 
     uniforms: Float[Array, "T P N"]
     """One per token."""
     keys: Key
-    """[P]; t is folded in for the uniforms of token t, T + t for the resampling ahead of it."""
+    """[P]; t is folded in for the uniforms of token t, T + t for the resampling ahead of it, and
+    2T + t for whatever else its proposal needs."""
+
+    def at(self, t: Int[Array, ""]) -> TokenRandomness:
+        return TokenRandomness(self.uniforms[t], self._folded(2 * self.uniforms.shape[0] + t))
+
+    def for_resampling(self, t: Int[Array, ""]) -> Key:
+        return self._folded(self.uniforms.shape[0] + t)
+
+    def _folded(self, number: Int[Array, ""]) -> Key:
+        return jax.vmap(lambda key: jax.random.fold_in(key, number))(self.keys)
 
 
 @partial(jax.jit, static_argnames=("num_particles", "num_tokens"))
@@ -59,13 +82,13 @@ def randomness(ids: Int[Array, " P"], key: Key, num_particles: int, num_tokens: 
 def start(
     target: Target,
     proposer: Proposer,
-    rule: ResamplingRule | None,
+    schedule: Schedule,
     xs: Prompt,
     random: Randomness,
 ) -> Particles:
     """Particles with their first token."""
     num_tokens, *shape = random.uniforms.shape
-    num_particles = shape[1]
+    num_prompts, num_particles = shape
     models, logits = proposer.start(xs, num_particles, num_tokens)
     zeros, never = jnp.zeros(shape), jnp.zeros(shape, bool)
     paths = Paths(
@@ -74,45 +97,54 @@ def start(
         done=never,
         log_prior=zeros,
         log_prefix=zeros,
-        prefix_states=tuple(
-            jax.tree.map(partial(_spread, num_particles), jax.vmap(evidence.init)(xs))
-            for _, evidence in _prefix_terms(target)
-        ),
+        prefix_states=Prefixes.start(target, xs, num_particles),
         whole=tuple(zeros for _ in whole.whole_terms(target)),
         settled=never,
+        log_twist=zeros,
+        mark=jnp.zeros(shape, jnp.int32),
     )
     slots = jnp.arange(num_particles, dtype=jnp.int32)
+    history = History(
+        ancestors=jnp.broadcast_to(slots, (num_tokens, *shape)),
+        tokens=jnp.zeros((num_tokens, *shape), jnp.int32),
+        log_weights=jnp.zeros((num_tokens, *shape)),
+    )
     particles = Particles(
         t=jnp.int32(0),
         models=models,
         paths=paths,
         log_weights=zeros,
-        log_z=zeros[:, 0],
-        low=never[:, 0],
-        num_resamples=jnp.zeros(shape[0], jnp.int32),
-        ancestors=jnp.broadcast_to(slots, (num_tokens, *shape)) if rule else None,
+        log_z=jnp.zeros(num_prompts),
+        low=jnp.zeros(num_prompts, bool),
+        num_resamples=jnp.zeros(num_prompts, jnp.int32),
+        weighed_at=jnp.zeros(num_prompts, jnp.int32),
+        log_covered=jnp.zeros(num_prompts),
+        history=history if schedule.rule else None,
     )
-    return _extend(target, proposer, rule, random, particles, logits)
+    return _extend(target, proposer, schedule, random, particles, logits)
 
 
 def _advance(
     target: Target,
     proposer: Proposer,
-    rule: ResamplingRule | None,
+    schedule: Schedule,
     random: Randomness,
     particles: Particles,
     stop: int | Int[Array, ""],
 ) -> Particles:
-    """The particles with `stop` tokens each, or fewer where no prompt is active before."""
+    """The particles with `stop` tokens each, or fewer: where no prompt is active before, or where
+    one has come to its delimiters."""
+    rule = schedule.rule
 
     def going(particles: Particles) -> Array:
-        return (particles.t < stop) & particles.active.any()
+        more = (particles.t < stop) & particles.active.any()
+        return more if schedule.delimiters is None else more & ~particles.at_delimiters.any()
 
     def one_token(particles: Particles) -> Particles:
         last = jnp.maximum(particles.t - 1, 0)
         token = jax.lax.dynamic_index_in_dim(particles.paths.tokens, last, 2, keepdims=False)
         models, logits = proposer.advance(particles.models, token)
-        return _extend(target, proposer, rule, random, particles.replace(models=models), logits)
+        return _extend(target, proposer, schedule, random, particles.replace(models=models), logits)
 
     if rule is None:
         return jax.lax.while_loop(going, one_token, particles)
@@ -129,13 +161,13 @@ def _advance(
 
 def _weigh(
     target: Target,
-    rule: ResamplingRule | None,
+    schedule: Schedule,
     xs: Prompt,
     particles: Particles,
     host_values: dict[str, Float[Array, "P N"]],
 ) -> Particles:
     """The particles with evidence on whole sequences in their weights."""
-    return _mark_low(rule, whole.weigh(target, xs, particles, host_values))
+    return _mark_low(schedule.rule, whole.weigh(target, schedule, xs, particles, host_values))
 
 
 advance, weigh = jax.jit(_advance), jax.jit(_weigh)
@@ -144,40 +176,45 @@ advance_in_place = jax.jit(_advance, donate_argnames="particles")
 weigh_in_place = jax.jit(_weigh, donate_argnames="particles")
 
 
-def _prefix_terms(target: Target) -> list[tuple[int, PrefixEvidence]]:
-    """Index and evidence of the terms that add an increment at every token."""
-    terms = enumerate(target.terms)
-    return [(i, t.evidence) for i, t in terms if isinstance(t.evidence, PrefixEvidence)]
-
-
-def _spread(num_particles: int, a: Array) -> Array:
-    return jnp.broadcast_to(a[:, None], (a.shape[0], num_particles, *a.shape[1:]))
-
-
 def _extend(
     target: Target,
     proposer: Proposer,
-    rule: ResamplingRule | None,
+    schedule: Schedule,
     random: Randomness,
     particles: Particles,
     logits: PyTree,
 ) -> Particles:
     """Draw the token at position t and account for it in the weights."""
     t, paths, horizon = particles.t, particles.paths, target.horizon
-    ended_before = paths.done
-    token, log_prior, log_ratio = proposer.choose(random.uniforms[t], logits, t, horizon)
-    token = jnp.where(ended_before, target.prior.eos[0], token)
+    last, ended_before = t == horizon.max_new_tokens - 1, paths.done
+    prefixes = Prefixes(target, paths.prefix_states, t)
+    choice = proposer.choose(random.at(t), logits, prefixes)
+    token = jnp.where(ended_before, target.prior.eos[0], choice.token)
+    log_prior, log_ratio = choice.log_prior, choice.log_ratio
     done = ended_before | is_eos(token, target.prior.eos)
     if horizon.eos_policy == "condition":
-        cut = ~done & (t == horizon.max_new_tokens - 1)
-        log_prior = jnp.where(cut, -jnp.inf, log_prior)
-        log_ratio = jnp.where(cut, -jnp.inf, log_ratio)
-    prefix_states, increment = _prefix_step(target, paths.prefix_states, token)
+        log_prior = jnp.where(~done & last, -jnp.inf, log_prior)
+        log_ratio = jnp.where(~done & last, -jnp.inf, log_ratio)
+    prefix_states, increment = prefixes.step(token)
+    log_twist = paths.log_twist
+    if choice.log_twist is not None:
+        # What stands in for evidence on the whole sequence stays until that is in the weight.
+        stands = jnp.bool_(bool(paths.whole)) | ~(done | last)
+        log_twist = jnp.where(ended_before, log_twist, jnp.where(stands, choice.log_twist, 0.0))
 
     def add(total: Array, change: Array) -> Array:
         """Nothing is added after the end, nor to what is impossible already."""
         return jnp.where(ended_before | (total == -jnp.inf), total, total + change)
 
+    log_weights = add(particles.log_weights, log_ratio + increment + log_twist - paths.log_twist)
+    if choice.missing is not None:
+        particles = particles.replace(log_covered=_covered(particles, choice.missing))
+    if particles.history is not None:
+        history = particles.history.with_token(t, token, log_weights)
+        particles = particles.replace(history=history)
+    mark = paths.mark
+    if schedule.delimiters is not None:
+        mark = jnp.where(schedule.delimiters[token] & ~ended_before, t + 1, mark)
     paths = dataclasses.replace(
         paths,
         tokens=jax.lax.dynamic_update_index_in_dim(paths.tokens, token, t, 2),
@@ -186,21 +223,19 @@ def _extend(
         log_prior=add(paths.log_prior, log_prior),
         log_prefix=add(paths.log_prefix, increment),
         prefix_states=prefix_states,
+        log_twist=log_twist,
+        mark=mark,
     )
-    log_weights = add(particles.log_weights, log_ratio + increment)
-    return _mark_low(rule, particles.replace(t=t + 1, paths=paths, log_weights=log_weights))
+    return _mark_low(
+        schedule.rule, particles.replace(t=t + 1, paths=paths, log_weights=log_weights)
+    )
 
 
-def _prefix_step(
-    target: Target, states: tuple[PyTree, ...], token: Int[Array, "P N"]
-) -> tuple[tuple[PyTree, ...], Float[Array, "P N"]]:
-    """States of the prefix evidence after a token, and the sum of its scaled increments."""
-    total, after = jnp.zeros(token.shape), []
-    for (i, evidence), state in zip(_prefix_terms(target), states, strict=True):
-        state, increment = jax.vmap(jax.vmap(evidence.step))(state, token)
-        total += target.terms[i].scaled(increment).astype(total.dtype)
-        after.append(state)
-    return tuple(after), total
+def _covered(particles: Particles, missing: Float[Array, "P N"]) -> Float[Array, " P"]:
+    """The share of mass that can be drawn so far, after a token of which some cannot be."""
+    weights = normalised_weights(particles.log_weights)
+    lost = jnp.where(particles.paths.done, 0.0, missing)
+    return particles.log_covered + jnp.log1p(-jnp.minimum((weights * lost).sum(-1), 1.0))
 
 
 def _mark_low(rule: ResamplingRule | None, particles: Particles) -> Particles:
@@ -219,9 +254,7 @@ def _resample(
     t, low, log_weights = particles.t, particles.low, particles.log_weights
     slots = jnp.broadcast_to(jnp.arange(log_weights.shape[1], dtype=jnp.int32), log_weights.shape)
     known_weights = jnp.where(low[:, None], log_weights, 0.0)
-    num_tokens = random.uniforms.shape[0]
-    keys = jax.vmap(lambda key: jax.random.fold_in(key, num_tokens + t))(random.keys)
-    counts = jax.vmap(rule.scheme)(keys, known_weights)
+    counts = jax.vmap(rule.scheme)(random.for_resampling(t), known_weights)
     ancestors = jax.vmap(stay_in_place)(counts)
     ancestors = jnp.where(low[:, None], ancestors, slots)
     return particles.replace(
@@ -231,5 +264,5 @@ def _resample(
         log_z=particles.log_z + jnp.where(low, log_mean_exp(log_weights), 0.0),
         low=jnp.zeros_like(low),
         num_resamples=particles.num_resamples + low,
-        ancestors=jax.lax.dynamic_update_index_in_dim(particles.ancestors, ancestors, t, 0),
+        history=particles.history.with_ancestors(t, ancestors),
     )

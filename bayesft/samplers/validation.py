@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from bayesft.base import HostEvidence
+from bayesft.base import HostEvidence, Twist
 from bayesft.errors import EvidenceError, SamplerError
 from bayesft.target import Target
 
@@ -53,4 +53,18 @@ def require_log_densities(
             f"The log-weight of draw {draw} of prompt {prompt} is NaN.",
             cause="a model whose logits are NaN, or -inf for every token.",
             remedy="check the logits of the prior and of the proposal on this prompt.",
+        )
+
+
+def require_twists(twist: Twist, log_weights: Float[ArrayLike, "P N"]) -> None:
+    """Raise SamplerError where a twist made log-weights NaN or +inf."""
+    weights = np.asarray(log_weights)
+    if (bad := np.argwhere(np.isnan(weights) | (weights == np.inf))).size:
+        prompt, draw = bad[0].tolist()
+        raise SamplerError(
+            f"The twist {type(twist).__name__} made the log-weight of draw {draw} of prompt "
+            f"{prompt} {weights[prompt, draw]}.",
+            cause="log ψ is NaN or +inf: parameters that diverged, or the logarithm of a negative "
+            "number.",
+            remedy="check the twist's parameters for NaN, and learn them at a smaller rate.",
         )
