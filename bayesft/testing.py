@@ -16,6 +16,7 @@ from jaxtyping import ArrayLike, Bool, Float, Int
 from scipy import stats
 
 from bayesft.priors.enumeration import Enumeration, enumerate_target
+from bayesft.twists.exact import exact_twist
 
 __all__ = [
     "Enumeration",
@@ -24,6 +25,7 @@ __all__ = [
     "assert_frequencies",
     "assert_unbiased",
     "enumerate_target",
+    "exact_twist",
     "num_samples_for",
 ]
 

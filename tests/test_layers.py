@@ -20,6 +20,7 @@ RANKS = {
     "evidence": 3,
     "estimators": 3,
     "samplers": 4,
+    "twists": 5,
     "distributions": 5,
     "objectives": 5,
     "diagnostics": 6,
