@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from bayesft.base import Key, Prior
+from bayesft.base import Claim, Key, Prior
+from bayesft.draws import Draws, Status
 from bayesft.samplers.plain import MAX_ROWS, Samples, propose_from, sample_keys
+from bayesft.samplers.validation import require_count
 from bayesft.target import Target
 
 BATCH_SIZES = (64, 512)
@@ -47,6 +50,44 @@ class Accepted:
     def filled(self) -> Bool[np.ndarray, "P N"]:
         return np.arange(self.num_draws) < self.count[:, None]
 
+    @property
+    def complete(self) -> Bool[np.ndarray, " P"]:
+        return self.count == self.num_draws
+
+    @property
+    def log_share_ended(self) -> Float[Array, " P"]:
+        """Estimates log P(ended) under eos="condition", where the prior proposed."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return jnp.asarray(np.log(self.num_ended / self.num_proposals), jnp.float32)
+
+    def draws(
+        self,
+        target: Target,
+        claim: Claim,
+        log_z: Float[Array, " P"] | None,
+        log_ended: Float[Array, " P"] | None,
+        info: dict[str, Any],
+    ) -> Draws:
+        """Equally weighted draws; empty slots have log-weight -inf and length 0."""
+        counts = {
+            "num_proposals": self.num_proposals,
+            "acceptance": self.count / self.num_proposals,
+        }
+        return Draws(
+            tokens=jnp.asarray(self.samples.tokens),
+            lengths=jnp.asarray(self.samples.lengths),
+            log_weights=jnp.where(self.filled, 0.0, -jnp.inf),
+            log_prior=jnp.asarray(self.samples.log_prior),
+            log_evidence=jnp.asarray(self.samples.log_evidence),
+            log_z=log_z,
+            status=np.where(self.complete, Status.OK, Status.EXHAUSTED),
+            claim=claim,
+            prompts=target.prompts.prompts,
+            decode=target.prior.decode,
+            log_ended=log_ended,
+            info=counts | info,
+        )
+
     def add(
         self,
         samples: Samples,
@@ -63,6 +104,13 @@ class Accepted:
         self.count += kept.sum(1)
         self.num_proposals += proposed.sum(1)
         self.num_ended += (proposed & ~np.isneginf(samples.log_prior)).sum(1)
+
+
+def require_max_proposals(max_proposals: int | None, num_draws: int) -> int:
+    """The limit on proposals per prompt, or its default."""
+    if max_proposals is None:
+        return max(100_000, 1000 * num_draws)
+    return require_count("max_proposals", max_proposals)
 
 
 type AcceptanceFn = Callable[

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from bayesft.base import Claim, Key, Sampler
-from bayesft.draws import Draws, Status
+from bayesft.draws import Draws
 from bayesft.errors import SamplerError
-from bayesft.samplers.accepting import Accepted, accept
+from bayesft.samplers.accepting import Accepted, accept, require_max_proposals
 from bayesft.samplers.ended import log_ended
 from bayesft.samplers.plain import Samples
 from bayesft.samplers.validation import require_count
@@ -44,9 +44,7 @@ def rejection(
             remedy="give the largest value that the log-potential can take, in nats.",
         )
     num_draws = require_count("num_draws", num_draws)
-    if max_proposals is None:
-        max_proposals = max(100_000, 1000 * num_draws)
-    return Rejection(num_draws, log_bound, require_count("max_proposals", max_proposals))
+    return Rejection(num_draws, log_bound, require_max_proposals(max_proposals, num_draws))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,25 +84,17 @@ class Rejection(Sampler):
         return float(bound)
 
     def _draws(self, target: Target, accepted: Accepted, log_bound: float) -> Draws:
-        samples, count, num_proposals = accepted.samples, accepted.count, accepted.num_proposals
-        complete = count == self.num_draws
+        count, num_proposals = accepted.count, accepted.num_proposals
         with np.errstate(divide="ignore", invalid="ignore"):
             haldane = (count - 1) / (num_proposals - 1)
-            log_z = log_bound + np.log(np.where(complete, haldane, count / num_proposals))
-            log_share = np.log(accepted.num_ended / num_proposals)
-        return Draws(
-            tokens=jnp.asarray(samples.tokens),
-            lengths=jnp.asarray(samples.lengths),
-            log_weights=jnp.where(accepted.filled, 0.0, -jnp.inf),
-            log_prior=jnp.asarray(samples.log_prior),
-            log_evidence=jnp.asarray(samples.log_evidence),
+            share = np.where(accepted.complete, haldane, count / num_proposals)
+            log_z = log_bound + np.log(share)
+        return accepted.draws(
+            target,
+            self.claim,
             log_z=None if self.num_draws == 1 else jnp.asarray(log_z, jnp.float32),
-            status=np.where(complete, Status.OK, Status.EXHAUSTED),
-            claim=self.claim,
-            prompts=target.prompts.prompts,
-            decode=target.prior.decode,
-            log_ended=log_ended(target, lambda: jnp.asarray(log_share, jnp.float32)),
-            info={"num_proposals": num_proposals, "acceptance": count / num_proposals},
+            log_ended=log_ended(target, lambda: accepted.log_share_ended),
+            info={},
         )
 
 
