@@ -15,18 +15,27 @@ draw that is not exact, a wrong sign, a weight left out) makes the test of cover
 
 from bayesft.diagnostics.certificate import Certificate
 from bayesft.diagnostics.certify import certify
+from bayesft.diagnostics.collapse import Collapse, Variety, collapse
+from bayesft.diagnostics.curve import Frontier, FrontierPoint
+from bayesft.diagnostics.frontier import frontier
 from bayesft.diagnostics.genealogy import lineages, trajectories
 from bayesft.diagnostics.interval import Interval
 from bayesft.diagnostics.pass_at_k import PassAtK, pass_at_k
 
-DIAGNOSTICS = (certify, pass_at_k)
+DIAGNOSTICS = (certify, collapse, frontier, pass_at_k)
 
 __all__ = [
     "DIAGNOSTICS",
     "Certificate",
+    "Collapse",
+    "Frontier",
+    "FrontierPoint",
     "Interval",
     "PassAtK",
+    "Variety",
     "certify",
+    "collapse",
+    "frontier",
     "lineages",
     "pass_at_k",
     "trajectories",

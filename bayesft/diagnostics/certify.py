@@ -11,7 +11,7 @@ from bayesft.diagnostics.bounds import log_z_lower, log_z_upper
 from bayesft.diagnostics.certificate import Certificate
 from bayesft.diagnostics.evaluated import Evaluated, Evaluator
 from bayesft.diagnostics.interval import ROUNDING, Interval, mean_interval, proportion_interval
-from bayesft.diagnostics.pareto import pareto_k
+from bayesft.diagnostics.pareto import TRUSTED_K, pareto_k
 from bayesft.diagnostics.posterior import draw_posterior, given_draws
 from bayesft.draws import Draws, effective_sample_size
 from bayesft.errors import GuideError, SamplerError
@@ -20,7 +20,6 @@ from bayesft.samplers.plain import sample_keys
 from bayesft.samplers.validation import require_count
 from bayesft.target import Target
 
-TRUSTED_K = 0.7
 SAME_SCORE = 1e-3
 """Nats by which two scores of a draw may differ: decoding and teacher forcing round apart."""
 UNDECLARED = (

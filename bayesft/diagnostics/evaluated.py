@@ -61,6 +61,13 @@ class Evaluator:
 
     def sample(self, source: Prior, key: Key, size: int) -> Evaluated:
         """`size` samples of one of the distributions for every prompt."""
+        tokens, log_probs = self.generate(source, key, size)
+        return self.evaluate(tokens, known={id(source): log_probs})
+
+    def generate(
+        self, source: Prior, key: Key, size: int
+    ) -> tuple[Int[np.ndarray, "P n T"], Float[np.ndarray, "P n"]]:
+        """Tokens of `size` samples for every prompt, with their log-probs under the source."""
         lanes = min(size, max(1, _LANES // len(self.target.prompts)))
         parts = [
             _generate(source, self.target.xs, key, first, lanes, self.horizon)
@@ -70,7 +77,7 @@ class Evaluator:
             np.concatenate([np.asarray(part[i]) for part in parts], axis=1)[:, :size]
             for i in (0, 1)
         )
-        return self.evaluate(tokens, known={id(source): np.asarray(log_probs, np.float64)})
+        return tokens, np.asarray(log_probs, np.float64)
 
     def evaluate(
         self,

@@ -8,6 +8,9 @@ import warnings
 import numpy as np
 from jaxtyping import Float
 
+TRUSTED_K = 0.7
+"""Above this k̂ the mean of the weights cannot be trusted."""
+
 MIN_TAIL = 10
 """Fewer different weights make no tail to fit."""
 
