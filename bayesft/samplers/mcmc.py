@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from bayesft.base import Claim, Key, Prompt, Sampler
 from bayesft.draws import Draws, Status
@@ -117,7 +117,7 @@ class _Trail(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MCMC(Sampler):
-    """See `mcmc`. `init(target, key)` gives the start, `step(key, state)` one step of each chain."""
+    """See `mcmc`. `init(target, key)` gives the start, `step(key, state)` a step of all chains."""
 
     kernels: tuple[Kernel, ...]
     num_chains: int

@@ -14,6 +14,7 @@ from bayesft.base import Key, PrefixEvidence, Prompt, PyTree, Term, is_eos
 from bayesft.draws import effective_sample_size
 from bayesft.errors import SamplerError
 from bayesft.priors.sequence import inverse_cdf
+from bayesft.samplers.chains.ancestor_sampling import log_gain
 from bayesft.samplers.chains.kernel import Candidates, Chains, Kernel, folded, gibbs
 from bayesft.samplers.chains.walk import log_prob_of
 from bayesft.samplers.resampling import stay_in_place
@@ -247,7 +248,11 @@ def _resample(
     chosen, _ = inverse_cdf(uniform[..., 1:], rows)
     held = swarm.held
     if kernel.ancestor_sampling:
-        log_weights = _with_held_suffix(target, xs, chains, swarm, known)
+        so_far = swarm.log_prior + swarm.log_prefix
+        log_weights = known + log_gain(
+            target, xs, chains, swarm.t, swarm.tokens, swarm.done, so_far
+        )
+        log_weights = jnp.where(known == -jnp.inf, -jnp.inf, log_weights)
         held, _ = inverse_cdf(uniform[..., 0], log_weights)
         held = jnp.where(low, held, swarm.held)
     counts = jax.nn.one_hot(jnp.concatenate([held[..., None], chosen], -1), num_particles)
@@ -275,29 +280,3 @@ def _resample(
         held=held,
         low=jnp.zeros_like(low),
     )
-
-
-def _with_held_suffix(
-    target: Target,
-    xs: Prompt,
-    chains: Chains,
-    swarm: Swarm,
-    log_weights: Float[Array, "P C N"],
-) -> Float[Array, "P C N"]:
-    """log w_n + log γ(y_<t of n ⊕ held tokens from t on) − log γ_t(y_<t of n); -inf where the one
-    has ended and the other has not."""
-    t = swarm.t
-    position = jax.lax.broadcasted_iota(jnp.int32, swarm.tokens.shape, 3)
-    tokens = jnp.where(position < t, swarm.tokens, chains.tokens[:, :, None])
-
-    def score(tokens: Array, x: Prompt) -> Array:
-        log_prior = target.log_prior(tokens, x)
-        log_evidence = target.log_device_evidence(tokens, x)
-        return jnp.where(log_prior == -jnp.inf, -jnp.inf, log_prior + log_evidence)
-
-    of_one = jax.vmap(jax.vmap(score, (0, None)), (0, None))
-    log_density = jax.vmap(of_one)(tokens, xs)
-    fits = swarm.done == (chains.lengths <= t)[..., None]
-    possible = fits & (log_weights > -jnp.inf) & (log_density > -jnp.inf)
-    so_far = jnp.where(possible, swarm.log_prior + swarm.log_prefix, 0.0)
-    return jnp.where(possible, log_weights + log_density - so_far, -jnp.inf)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bayesft.base import Key, Prior, Prompt, sequence_lengths
+from bayesft.errors import SamplerError
 from bayesft.priors.sequence import BoundGuide, normalised
 from bayesft.samplers.chains.kernel import (
     Candidates,
@@ -19,7 +20,7 @@ from bayesft.samplers.chains.kernel import (
     uniforms,
 )
 from bayesft.samplers.chains.walk import walk
-from bayesft.samplers.proposers import proposer, require_proposal
+from bayesft.samplers.proposers import fitting_guide
 from bayesft.target import Target
 
 
@@ -37,7 +38,13 @@ def suffix_resampling(proposal: Prior | BoundGuide | None = None) -> SuffixResam
     target: what it cannot draw, no chain reaches. Raises SamplerError for a proposal that does not
     fit the target.
     """
-    return SuffixResampling(require_proposal(proposal))
+    if not isinstance(proposal, Prior | BoundGuide | None):
+        raise SamplerError(
+            f"A {type(proposal).__name__} cannot redraw suffixes.",
+            cause="a proposal of SMC, a whole fit or a function was passed as proposal.",
+            remedy="pass a prior or a guide (`fitted.guide`, bft.lm.lora(…)), or None.",
+        )
+    return SuffixResampling(proposal)
 
 
 @jax.tree_util.register_dataclass
@@ -48,12 +55,11 @@ class SuffixResampling(Kernel):
     proposal: Prior | BoundGuide | None = None
 
     def bind(self, target: Target) -> SuffixResampling:
-        proposer(target, self.proposal)  # raises where it does not fit
-        guide = self.proposal.guide if isinstance(self.proposal, BoundGuide) else self.proposal
-        return SuffixResampling(None if guide is target.prior else guide)
+        return SuffixResampling(fitting_guide(target, self.proposal))
 
     def propose(self, target: Target, xs: Prompt, keys: Key, chains: Chains) -> Candidates:
         prior, horizon, guide = target.prior, target.horizon, self.proposal
+        assert not isinstance(guide, BoundGuide)  # `bind` has unwrapped it
         num_tokens = horizon.max_new_tokens
         position = jnp.arange(num_tokens, dtype=jnp.int32)[None, None]
         # The loop folds in the numbers of the tokens, which are below.
