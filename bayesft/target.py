@@ -167,12 +167,9 @@ class Target:
                 remedy="wrap functions: bft.evidence.reward(fn, beta=…), constraint, potential.",
             )
         self.prior = prior
-        self.evidence = Sum(() if evidence is None else _checked_terms(evidence))
         self.horizon = Horizon(max_new_tokens, eos)
-        for term in self.evidence.terms:
-            if _known_scale(term) != 0:
-                term.evidence.require_satisfiable(self.horizon)
         self._prompts: PromptSet | None = PromptSet(prior, prompts)
+        self.evidence = self._declared(evidence)
         needed = self._prompts.longest + max_new_tokens
         if prior.max_length is not None and needed > prior.max_length:
             raise PromptError(
@@ -182,6 +179,22 @@ class Target:
                 remedy=f"use max_new_tokens ≤ {prior.max_length - self._prompts.longest}, or "
                 "shorter prompts.",
             )
+
+    def _declared(self, evidence: Evidence | None) -> Sum:
+        """The terms of evidence, checked and bound to prior, horizon and prompts."""
+        terms = () if evidence is None else _checked_terms(evidence)
+        for term in terms:
+            if _known_scale(term) != 0:
+                term.evidence.require_satisfiable(self.horizon)
+        setting = self.prior, self.horizon, self.prompts.longest
+        return Sum(tuple(Term(term.scale, term.evidence.bind(*setting)) for term in terms))
+
+    def with_evidence(self, evidence: Evidence | None) -> Target:
+        """A target of the same prior, prompts and horizon, with this evidence alone."""
+        target = self.tree_unflatten(self.horizon, (self.prior, Sum()))
+        target._prompts = self.prompts
+        target.evidence = target._declared(evidence)
+        return target
 
     def select(self, rows: Sequence[int]) -> Target:
         """The same target for some of its prompts; their draws stay the same, by id."""

@@ -18,7 +18,8 @@ class Claim:
     """A stated guarantee; tests hold every member of a room to it.
 
     `kind` is one of `exact`, `unbiased`, `biased` (estimators and objectives), or `proper weights`,
-    `exact draws`, `another law` (samplers); `detail` says the law, or what biases.
+    `exact draws`, `another law` (samplers); `detail` says the law, or what biases. Draws that list
+    every outcome with its weight are `exact`.
     """
 
     kind: Literal["exact", "unbiased", "biased", "proper weights", "exact draws", "another law"]

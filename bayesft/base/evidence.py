@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bayesft.base.distributions import PyTree
+from bayesft.base.distributions import Prior, PyTree
 from bayesft.base.sequences import Horizon, Prompt
 
 
@@ -89,6 +89,13 @@ class LeafEvidence(Evidence):
 
         A target calls it when it is declared; evidence that cannot tell says nothing.
         """
+
+    def bind(self, prior: Prior, horizon: Horizon, longest_prompt: int) -> LeafEvidence:
+        """The evidence as a target of this prior and horizon uses it, prompts up to a length.
+
+        A target calls it when it is declared. Raises EvidenceError where the evidence does not fit.
+        """
+        return self
 
 
 class Potential(LeafEvidence):

@@ -8,6 +8,9 @@ by identity), of one of the three kinds in `bayesft.base`, by where it can be ev
     Potential       JAX, on a whole sequence: `log_potential(tokens [T], x, length) -> scalar`
     PrefixEvidence  JAX, token by token: `init(x)`, `step(state, token) -> (state, increment)`
 
+A sum of scaled leaves (`moments`) is evidence too. A target asks leaves to `bind` to its prior,
+horizon and prompts.
+
 It has a `name` for errors and metrics, and `bounds`, the smallest and largest value that it can
 take (infinite where unknown): exact rejection and certificates rest on them. `hard` says that it
 declares sequences impossible. Evidence adds up with `+` and scales with `*`; a scale of 0 switches
@@ -19,11 +22,37 @@ jit = eager, and vmap = loop; padding never changes a value; prefix increments t
 array leaf, such as another β, does not retrace.
 """
 
+from bayesft.evidence.classifier import classifier
 from bayesft.evidence.constraint import constraint
+from bayesft.evidence.infill import infill
+from bayesft.evidence.moments import moments
 from bayesft.evidence.potential import potential
+from bayesft.evidence.power import power
 from bayesft.evidence.prefix_potential import prefix_potential
+from bayesft.evidence.product import product
 from bayesft.evidence.reward import reward
 
-EVIDENCE = (constraint, potential, prefix_potential, reward)
+EVIDENCE = (
+    classifier,
+    constraint,
+    infill,
+    moments,
+    potential,
+    power,
+    prefix_potential,
+    product,
+    reward,
+)
 
-__all__ = ["EVIDENCE", "constraint", "potential", "prefix_potential", "reward"]
+__all__ = [
+    "EVIDENCE",
+    "classifier",
+    "constraint",
+    "infill",
+    "moments",
+    "potential",
+    "power",
+    "prefix_potential",
+    "product",
+    "reward",
+]

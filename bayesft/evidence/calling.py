@@ -49,15 +49,15 @@ def check_signature(fn: Callable[..., Any], name: str) -> None:
         )
 
 
-def call(fn: Callable[..., Any], name: str, rows: Rows) -> list[float | None]:
-    """What the function says about each row: a number, or None for "no opinion".
+def returned(fn: Callable[..., Any], name: str, rows: Rows) -> list[Any]:
+    """What the function says about each row, as it says it.
 
     The function gets the keywords that its signature accepts, all of them if it has **kwargs.
-    Raises EvidenceError where it raises, or returns anything but one number or None per row.
+    Raises EvidenceError where it raises, or returns anything but one value per row.
     """
     keywords = _accepted(fn, name, rows)
     try:
-        returned = fn(**keywords)
+        found = fn(**keywords)
     except Exception as error:
         raise EvidenceError(
             f"{name} raised {type(error).__name__} on {len(rows.completions)} rows: {error}",
@@ -66,13 +66,13 @@ def call(fn: Callable[..., Any], name: str, rows: Rows) -> list[float | None]:
             remedy="see the exception above; return None for rows it has no opinion on.",
         ) from error
     try:
-        returned = np.asarray(returned) if hasattr(returned, "dtype") else returned
-        values = None if isinstance(returned, str | Mapping) else list(returned)
+        found = np.asarray(found) if hasattr(found, "dtype") else found
+        values = None if isinstance(found, str | Mapping) else list(found)
     except TypeError:
         values = None
     if values is None:
         raise EvidenceError(
-            f"{name} returned a {type(returned).__name__}, not a list.",
+            f"{name} returned a {type(found).__name__}, not a list.",
             cause="it scores one text, or returns a summary of the batch.",
             remedy=f"return a list of {len(rows.completions)} numbers, one per completion.",
         )
@@ -82,6 +82,15 @@ def call(fn: Callable[..., Any], name: str, rows: Rows) -> list[float | None]:
             cause="rows were filtered, or one value per distinct prompt was returned.",
             remedy="return one value per completion, None where there is no opinion.",
         )
+    return values
+
+
+def call(fn: Callable[..., Any], name: str, rows: Rows) -> list[float | None]:
+    """What the function says about each row: a number, or None for "no opinion".
+
+    Raises EvidenceError as `returned` does, and where a value is no number.
+    """
+    values = returned(fn, name, rows)
     refuse(
         np.asarray([value is not None and not _is_number(value) for value in values], bool),
         name,

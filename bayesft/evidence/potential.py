@@ -24,6 +24,11 @@ class FunctionPotential(Potential):
     fn: Partial  # its bound arrays are leaves, the function itself is static
     bounds: tuple[float, float] = dataclasses.field(metadata={"static": True})
     name: str = dataclasses.field(metadata={"static": True})
+    declared_hard: bool | None = dataclasses.field(default=None, metadata={"static": True})
+
+    @property
+    def hard(self) -> bool:
+        return super().hard if self.declared_hard is None else self.declared_hard
 
     def log_potential(self, tokens: Int[Array, " T"], x: Prompt, length: Int[Array, ""]):
         value = jnp.asarray(self.fn(tokens, length))
@@ -41,6 +46,7 @@ def potential(
     fn: Callable[[Int[Array, " T"], Int[Array, ""]], Float[Array, ""]],
     bounds: tuple[float, float] = (-math.inf, math.inf),
     name: str | None = None,
+    hard: bool | None = None,
 ) -> FunctionPotential:
     """Evidence log φ(y) = fn(tokens, length), in nats, computed in JAX for one sequence.
 
@@ -51,6 +57,10 @@ def potential(
     A function with arrays of its own, such as a reward model, is given as
     `jax.tree_util.Partial(fn, params)`: the arrays are then leaves, and new ones retrace nothing.
 
+    `hard` says whether the potential declares sequences impossible, which objectives that would be
+    infinite refuse. Left out, bounds from -inf to at most 0 are taken to mean that it does; write
+    hard=False for a score of such bounds, such as a log-probability.
+
     Raises EvidenceError for bounds that are not ordered, and when traced for a result of a shape
     other than ().
     """
@@ -58,4 +68,4 @@ def potential(
     calling.check_function(fn, label)
     calling.check_bounds(bounds, label, finite=False)
     wrapped = fn if isinstance(fn, Partial) else Partial(fn)
-    return FunctionPotential(wrapped, (float(bounds[0]), float(bounds[1])), label)
+    return FunctionPotential(wrapped, (float(bounds[0]), float(bounds[1])), label, hard)

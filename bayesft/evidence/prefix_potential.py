@@ -17,7 +17,7 @@ from bayesft.evidence import calling
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, arrays and all
 class FunctionPrefixPotential(PrefixEvidence):
     """log φ(y) = Σ_t increment(y_1:t), each from the state that `step` carries."""
 
@@ -25,6 +25,11 @@ class FunctionPrefixPotential(PrefixEvidence):
     initial: PyTree
     bounds: tuple[float, float] = dataclasses.field(metadata={"static": True})
     name: str = dataclasses.field(metadata={"static": True})
+    declared_hard: bool | None = dataclasses.field(default=None, metadata={"static": True})
+
+    @property
+    def hard(self) -> bool:
+        return super().hard if self.declared_hard is None else self.declared_hard
 
     def init(self, x: Prompt) -> PyTree:
         return self.initial
@@ -66,6 +71,7 @@ def prefix_potential(
     initial: PyTree,
     bounds: tuple[float, float] = (-math.inf, math.inf),
     name: str | None = None,
+    hard: bool | None = None,
 ) -> FunctionPrefixPotential:
     """Evidence that is a sum of increments, one per token, EOS included, computed in JAX:
 
@@ -75,7 +81,8 @@ def prefix_potential(
     come. Each lies in [-inf, +inf); their sum lies in `bounds`, in nats. Steps on padding are
     computed and ignored.
 
-    As in `potential`, `jax.tree_util.Partial(step, params)` makes arrays of the function leaves.
+    As in `potential`, `jax.tree_util.Partial(step, params)` makes arrays of the function leaves,
+    and `hard` says whether sequences are declared impossible.
 
     Raises EvidenceError for bounds that are not ordered, and when traced for a state that changes
     its shape or dtype, or an increment that is not a scalar.
@@ -85,4 +92,5 @@ def prefix_potential(
     calling.check_bounds(bounds, label, finite=False)
     wrapped = step if isinstance(step, Partial) else Partial(step)
     state = jax.tree.map(jnp.asarray, initial)
-    return FunctionPrefixPotential(wrapped, state, (float(bounds[0]), float(bounds[1])), label)
+    pair = (float(bounds[0]), float(bounds[1]))
+    return FunctionPrefixPotential(wrapped, state, pair, label, hard)

@@ -18,7 +18,7 @@ from bayesft.evidence import calling
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, arrays and all
 class Reward(HostEvidence):
     """log φ(y, x) = r(y, x) / β of a Python function r; a new β, being a leaf, retraces nothing."""
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
-from bayesft.base import Prior, Prompt, is_eos, sequence_lengths
+from bayesft.base import Claim, Prior, Prompt, is_eos, sequence_lengths
+from bayesft.draws import Draws, Status
 from bayesft.priors import scoring
 from bayesft.priors.sequence import normalised
 from bayesft.priors.stepped import enumerate_sequences
@@ -47,6 +48,26 @@ class Enumeration:
         values = np.asarray(found, np.float64)
         possible = self.log_probs > -np.inf
         return np.tensordot(np.exp(self.log_probs[possible]), values[possible], axes=1)
+
+    @property
+    def draws(self) -> Draws:
+        """The M outcomes as draws of one prompt, weighted by their exact densities."""
+        log_density = self.log_prior + self.log_evidence
+        # The mean over the M outcomes is Z.
+        log_weights = log_density + math.log(len(self.tokens))
+        return Draws(
+            tokens=self.tokens[None],  # pyright: ignore[reportArgumentType]
+            lengths=self.lengths[None],  # pyright: ignore[reportArgumentType]
+            log_weights=log_weights[None],  # pyright: ignore[reportArgumentType]
+            log_prior=self.log_prior[None],  # pyright: ignore[reportArgumentType]
+            log_evidence=self.log_evidence[None],  # pyright: ignore[reportArgumentType]
+            log_z=np.asarray([self.log_z]),  # pyright: ignore[reportArgumentType]
+            status=np.asarray([Status.OK if self.log_z > -math.inf else Status.ALL_DEAD]),
+            claim=Claim("exact", "every outcome, weighted by its density"),
+            prompts=self.target.prompts.prompts,
+            decode=self.target.prior.decode,
+            log_ended=None,
+        )
 
     def log_probs_of(self, guide: Prior) -> Float[np.ndarray, " M"]:
         """Log-prob of every outcome under a guide that is bound to the target's horizon."""
