@@ -60,7 +60,9 @@ def assert_invariant(kernels, target, *, num_chains=NUM_CHAINS, num_steps=4, res
     _assert_posterior(target, kernels, exact_draws(target, num_chains), num_steps, resolution)
 
 
-def assert_converges(kernels, target, *, num_chains=NUM_CHAINS, num_steps=40, resolution=RESOLUTION):
+def assert_converges(
+    kernels, target, *, num_chains=NUM_CHAINS, num_steps=40, resolution=RESOLUTION
+):
     """Chains that all start at the least likely sequence are draws of p* after many steps."""
     _assert_posterior(target, kernels, worst_start(target, num_chains), num_steps, resolution)
 

@@ -104,6 +104,6 @@ def test_a_proposal_that_does_not_fit():
     with pytest.raises(SamplerError, match="cannot redraw suffixes"):
         suffix_resampling(lambda tokens: tokens)  # pyright: ignore
     other = markov(np.log([0.5, 0.5]), np.log([[0.5, 0.5], [0.5, 0.5]]), eos=1)
-    with pytest.raises(SamplerError, match="vocab|EOS"):
+    with pytest.raises(SamplerError, match="EOS"):
         sample(one_target(), mcmc(suffix_resampling(other), 2, 2), KEY)
     assert suffix_resampling(LANGUAGE).bind(one_target()).proposal is None
