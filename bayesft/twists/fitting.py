@@ -90,7 +90,8 @@ def fit(
         started = time.perf_counter()
         keys = jax.random.split(jax.random.fold_in(key, step), 3)
         rows = _choose(len(target.prompts), prompts_per_step, keys[0])
-        batch, current = target.select(rows), frame.with_params(params)
+        batch = target if len(rows) == len(target.prompts) else target.select(rows)
+        current = frame.with_params(params)
         proposing = None if objective.from_prior else current
         rollouts = roll_out(batch, proposing, keys[1], num_particles)
         known = _known(positives, current, batch, rows, keys[2])
