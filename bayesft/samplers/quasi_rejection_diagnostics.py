@@ -86,14 +86,15 @@ def quasi_rejection_diagnostics(
         )
     columns = [estimates(ratios, float(beta), probs) for beta in betas]
     values = {name: np.stack([c[name] for c in columns], -1) for name in columns[0]}
-    limits: dict[str, np.ndarray | None] = {"tvd_limit": None, "kl_limit": None}
+    tvd_limit = kl_limit = None
     if probs is not None:
-        limits = {"tvd_limit": values["tvd"], "kl_limit": values["kl"]}
+        tvd_limit, kl_limit = values["tvd"], values["kl"]
     elif log_bound is not None:
         each = [_limits(ratios, float(beta), log_bound, 1 - level) for beta in betas]
-        tvd, kl = zip(*each, strict=True)
-        limits = {"tvd_limit": np.stack(tvd, -1), "kl_limit": np.stack(kl, -1)}
-    return QuasiRejectionDiagnostics(log_betas=betas, **values, **limits)
+        tvd_limit, kl_limit = (np.stack(column, -1) for column in zip(*each, strict=True))
+    return QuasiRejectionDiagnostics(
+        log_betas=betas, tvd_limit=tvd_limit, kl_limit=kl_limit, **values
+    )
 
 
 def choose_log_beta(
