@@ -81,6 +81,62 @@ class Draws:
         mean = jnp.sum(weights * jnp.where(weights > 0, values, 0.0), axis=1)
         return jnp.where(total > 0, mean, jnp.nan)
 
+    def to_arviz(self, **features: Callable[..., Any] | Array) -> Any:
+        """The draws as an ArviZ DataTree: one chain of N draws with the prompts as a dimension.
+
+        `posterior` has log_prior, log_evidence, length and tokens, and every one of `features`:
+        `fn(tokens [T], length)` in JAX, or values [P, N, ...]. ArviZ does not weight draws:
+        where `log_weights` in `sample_stats` differ, take `resample` first, or weight by hand;
+        the attributes of `posterior` say so. `constant_data` has log_z and status, [P].
+
+        Raises SamplerError where arviz is not installed.
+        """
+        try:
+            from arviz_base import from_dict
+        except ImportError as error:
+            raise SamplerError(
+                "Draws cannot become an ArviZ DataTree: arviz_base does not import.",
+                cause="arviz is an extra of bayesft that is not installed.",
+                remedy="pip install 'bayesft[arviz]'.",
+            ) from error
+
+        def chain(values: Any) -> np.ndarray:
+            return np.swapaxes(np.asarray(values), 0, 1)[None]  # [1, N, P, ...]
+
+        posterior = {
+            "log_prior": self.log_prior,
+            "log_evidence": self.log_evidence,
+            "length": self.lengths,
+            "tokens": self.tokens,
+        }
+        for name, given in features.items():
+            known = not callable(given)
+            posterior[name] = (
+                given if known else jax.vmap(jax.vmap(given))(self.tokens, self.lengths)
+            )
+        log_weights = np.asarray(self.log_weights)
+        weighted = bool((log_weights != log_weights[:, :1]).any())
+        constant = {"status": np.asarray(self.status)}
+        if self.log_z is not None:
+            constant["log_z"] = np.asarray(self.log_z)
+        names = [prompt if isinstance(prompt, str) else str(prompt) for prompt in self.prompts]
+        if len(set(names)) < len(names):
+            names = [f"{row}: {name}" for row, name in enumerate(names)]
+        beside = ["log_prior", "log_evidence", "length", "log_weights", *constant, *features]
+        note = (
+            "weighted: ArviZ ignores sample_stats.log_weights" if weighted else "equally weighted"
+        )
+        return from_dict(
+            {
+                "posterior": {name: chain(values) for name, values in posterior.items()},
+                "sample_stats": {"log_weights": chain(log_weights)},
+                "constant_data": constant,
+            },
+            dims={**{name: ["prompt"] for name in beside}, "tokens": ["prompt", "position"]},
+            coords={"prompt": names},
+            attrs={"posterior": {"claim": str(self.claim), "draws": note}},
+        )
+
     def resample(self, key: Key, num_draws: int) -> Draws:
         """`num_draws` equally weighted draws per prompt, chosen with replacement by weight.
 

@@ -1,5 +1,8 @@
 """Draws: weights, means, resampling, text."""
 
+import dataclasses
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,3 +75,43 @@ def test_resampling_is_by_weight():
 def test_resampling_the_dead_is_refused():
     with pytest.raises(SamplerError, match="Prompt 1 has no draw of positive weight"):
         draws().resample(jax.random.key(0), 2)
+
+
+# ---- to ArviZ ------------------------------------------------------------------------------------
+
+
+def test_arviz_keeps_the_draws_by_prompt_with_their_weights():
+    pytest.importorskip("arviz_base")
+    tree = draws().to_arviz(first=lambda tokens, length: tokens[0], twice=jnp.ones((2, 3, 2)))
+    posterior = tree.posterior
+    assert dict(posterior.sizes) == {
+        "chain": 1,
+        "draw": 3,
+        "prompt": 2,
+        "position": 3,
+        "twice_dim_0": 2,
+    }
+    assert posterior.log_evidence.dims == ("chain", "draw", "prompt")
+    np.testing.assert_array_equal(posterior.log_evidence[0].T, draws().log_evidence)
+    np.testing.assert_array_equal(posterior.length.sel(prompt="p")[0], [3, 2, 1])
+    np.testing.assert_array_equal(posterior.tokens[0].transpose("prompt", ...), draws().tokens)
+    np.testing.assert_array_equal(posterior["first"][0].T, draws().tokens[:, :, 0])
+    np.testing.assert_array_equal(tree.sample_stats.log_weights[0].T, WEIGHTS)
+    np.testing.assert_array_equal(tree.constant_data.log_z, draws().log_z)
+    assert "ignores sample_stats.log_weights" in posterior.attrs["draws"]
+    assert posterior.attrs["claim"] == "proper weights"
+
+
+def test_arviz_of_equal_weights_without_log_z_and_with_equal_prompts():
+    pytest.importorskip("arviz_base")
+    equal = dataclasses.replace(draws(jnp.zeros((2, 3))), log_z=None, prompts=["p", "p"])
+    tree = equal.to_arviz()
+    assert tree.posterior.attrs["draws"] == "equally weighted"
+    assert list(tree.constant_data.data_vars) == ["status"]
+    assert tree.posterior.prompt.values.tolist() == ["0: p", "1: p"]
+
+
+def test_without_arviz_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "arviz_base", None)
+    with pytest.raises(SamplerError, match=r"bayesft\[arviz\]"):
+        draws().to_arviz()

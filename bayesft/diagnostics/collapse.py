@@ -196,21 +196,21 @@ def _variety(
         units = _Units(target, found, row, split)
         distinct.append(_distinct(units, found, row, random, num_samples))
         overlap.append(_self_overlap(units, found.weights[row], random, num_samples))
-    weights = found.weights
+    weights, alive = found.weights, found.weights.any(1)
     entropy = None
     if found.log_prob is not None:
         surprise = np.where(weights > 0, -found.log_prob, 0.0)
         mean = (weights * surprise).sum(1)
         spread = np.sqrt((weights**2 * (surprise - mean[:, None]) ** 2).sum(1))
-        entropy = Estimate(mean, spread)
+        entropy = Estimate(np.where(alive, mean, np.nan), spread)
     overlaps = np.asarray(overlap)
     return Variety(
         name=name,
         entropy=entropy,
-        mean_length=(weights * found.lengths).sum(1),
+        mean_length=np.where(alive, (weights * found.lengths).sum(1), np.nan),
         distinct=np.asarray(distinct),
         self_overlap=Estimate(overlaps[:, 0], overlaps[:, 1]),
-        ess=1 / np.maximum((weights**2).sum(1), 1e-30) * (weights.sum(1) > 0),
+        ess=np.where(alive, 1 / np.maximum((weights**2).sum(1), 1e-30), 0.0),
     )
 
 
