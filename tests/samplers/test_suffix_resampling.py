@@ -17,8 +17,9 @@ from bayesft.samplers.mcmc import mcmc
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("eos", POLICIES)
-@pytest.mark.parametrize("proposal", [None, guide()], ids=["from prior", "from guide"])
+@pytest.mark.parametrize(
+    ("eos", "proposal"), [*((eos, guide()) for eos in POLICIES), ("condition", None)]
+)
 def test_leaves_the_posterior_invariant_and_reaches_it(eos, proposal):
     target, kernel = one_target(eos), suffix_resampling(proposal)
     assert_invariant(kernel, target)
