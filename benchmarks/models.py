@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import bayesft as bft
 
@@ -39,12 +39,13 @@ def config(sizes: dict, **more) -> dict:
 
 @contextmanager
 def saved_model(sizes: dict, **more):
-    """(language model, its folder) of a random Llama with a tokenizer of numbered words."""
+    """(language model, its folder) of a random Llama whose tokens write " w3", " w4", …"""
     with tempfile.TemporaryDirectory() as folder:
         words = {"<unk>": 0, "<s>": 1, "</s>": 2}
-        words |= {f"w{i}": i for i in range(3, sizes["vocab_size"])}
+        words |= {f"▁w{i}": i for i in range(3, sizes["vocab_size"])}
         tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
         path = Path(folder) / "tokenizer.json"
         tokenizer.save(str(path))
         lm = bft.lm.initialise(config(sizes, **more), jax.random.key(0), tokenizer=path)

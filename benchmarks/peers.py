@@ -9,20 +9,27 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-PACKAGES = (("torch==2.13.0",), ("trl==1.16.*",))
+import numpy as np
+
+TORCH = ("torch==2.13.0",)  # first and by version, so that the CPU build is taken
+PACKAGES = {
+    "trl": (TORCH, ("trl==1.16.*",)),
+    "smc": (TORCH, ("genlm-control==0.4.1", "llamppl==0.2.3")),
+}
 THREADS = os.cpu_count() or 1
 
 
-def environment() -> Path:
-    """The interpreter of the peers' environment; made on first use (Python 3.11, CPU torch)."""
-    folder = Path(os.environ.get("BAYESFT_PEERS", Path(tempfile.gettempdir()) / "bayesft-peers"))
+def environment(kind: str) -> Path:
+    """The interpreter of an environment of `PACKAGES`; made on first use (Python 3.11)."""
+    peers = Path(os.environ.get("BAYESFT_PEERS", Path(tempfile.gettempdir()) / "bayesft-peers"))
+    folder = peers / kind
     python = folder / "bin" / "python"
     if (folder / "complete").exists():
         return python
@@ -30,7 +37,7 @@ def environment() -> Path:
     if base is None:
         raise SystemExit("the peers need a python3.11 on the path")
     subprocess.run([base, "-m", "venv", "--clear", folder], check=True)
-    for packages in PACKAGES:  # torch first and by version, so that the CPU build is taken
+    for packages in PACKAGES[kind]:
         subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
     (folder / "complete").touch()
     return python
@@ -39,10 +46,10 @@ def environment() -> Path:
 class Peer:
     """A running peer; `ask()` has it do its work once."""
 
-    def __init__(self, script: str, *arguments: str):
+    def __init__(self, script: str, *arguments: str, kind: str = "trl"):
         path = Path(__file__).with_name(script)
         self._process = subprocess.Popen(
-            [environment(), path, *arguments],
+            [environment(kind), path, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -77,10 +84,21 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def alternate(ours: Callable[[], float], theirs: Callable[[], float], rounds: int = 7):
-    """Medians of both sides, measured in turns, after one unmeasured round."""
-    pairs = [(ours(), theirs()) for _ in range(rounds + 1)][1:]
-    return tuple(statistics.median(side) for side in zip(*pairs, strict=True))
+def cpu_and_wall(work: Callable[[], object]) -> tuple[float, float]:
+    """CPU seconds of all threads, user and system, and seconds by the clock."""
+    started = time.process_time()
+    wall = seconds(work)
+    return time.process_time() - started, wall
+
+
+def in_turns(*works: Callable[[], Any], rounds: int = 7) -> tuple[Any, ...]:
+    """Medians of what each work returns, a number or a tuple of them, after an unmeasured round.
+
+    `BAYESFT_ROUNDS` lowers the number of rounds.
+    """
+    rounds = min(rounds, int(os.environ.get("BAYESFT_ROUNDS", rounds)))
+    found = [[work() for work in works] for _ in range(rounds + 1)][1:]
+    return tuple(np.median(np.asarray(side), axis=0) for side in zip(*found, strict=True))
 
 
 def report(name: str, **numbers: float | str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 from models import SMALL, WIDE, saved_model
-from peers import Peer, alternate, report, seconds
+from peers import Peer, in_turns, report, seconds
 
 import bayesft as bft
 
@@ -26,7 +26,7 @@ def main() -> None:
                 )
 
             with Peer("peer_generate.py", folder, str(ROWS), str(TOKENS)) as peer:
-                mine, theirs = alternate(ours, lambda peer=peer: peer.ask()["seconds"])
+                mine, theirs = in_turns(ours, lambda peer=peer: peer.ask()["seconds"])
             report(
                 f"sampling {ROWS} x {TOKENS}, {name}",
                 bayesft_tokens_per_second=ROWS * TOKENS / mine,

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 from models import SMALL, saved_model
-from peers import Peer, alternate, report
+from peers import Peer, in_turns, report
 
 import bayesft as bft
 
@@ -39,7 +39,7 @@ def main() -> None:
             return statistics.median(info.seconds for info in fitted.history[2:])
 
         with Peer("peer_sft.py", folder, str(ROWS), str(LENGTH)) as peer:
-            mine, theirs = alternate(ours, lambda: peer.ask()["seconds"], rounds=3)
+            mine, theirs = in_turns(ours, lambda: peer.ask()["seconds"], rounds=3)
         report(
             f"gradient step {ROWS} x {LENGTH} tokens, 4 layers, D 256",
             bayesft_seconds=mine,
