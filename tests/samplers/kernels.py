@@ -55,7 +55,7 @@ def worst_start(target: Target, num_draws: int) -> Draws:
     return outcomes_as_draws(target, np.full(num_draws, worst))
 
 
-def assert_invariant(kernels, target, *, num_chains=NUM_CHAINS, num_steps=4, resolution=RESOLUTION):
+def assert_invariant(kernels, target, *, num_chains=NUM_CHAINS, num_steps=3, resolution=RESOLUTION):
     """Chains that start at independent draws of p* are independent draws of p* after some steps."""
     _assert_posterior(target, kernels, exact_draws(target, num_chains), num_steps, resolution)
 

@@ -1,5 +1,7 @@
 """Best-of-n: its own law, by enumeration."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,9 @@ from bayesft.evidence import potential
 from bayesft.priors import markov
 from bayesft.samplers import best_of_n
 from bayesft.target import Target
-from bayesft.testing import assert_frequencies, enumerate_target
+from bayesft.testing import assert_frequencies, assert_unbiased, enumerate_target
+
+SELECTION = importlib.import_module("bayesft.samplers.selection")
 
 
 def law(log_prior, log_evidence, n: int) -> np.ndarray:
@@ -55,6 +59,10 @@ def test_ten_distinct_rewards():
     p = law(np.log(np.full(10, 0.1)), np.arange(10.0), 4)
     assert np.sum(p * np.log(p / 0.1)) == pytest.approx(0.628825, abs=1e-6)
     assert np.sum(p * np.log(p / 0.1)) < np.log(4) - 3 / 4
+    assert draws.info["kl_bound"] == pytest.approx(np.log(4) - 3 / 4)
+    for name, exact in (("kl", 0.628825), ("win_rate", np.sum(p * (np.arange(10) + 0.5)) / 10)):
+        assert_unbiased(draws.info[name], exact, resolution=0.02, family=FAMILY)
+        assert exact < draws.info[f"{name}_bound"]
     counts = np.bincount(np.asarray(draws.tokens).ravel(), minlength=10)
     assert_frequencies(counts, p, resolution=0.06, family=FAMILY)
     with pytest.raises(AssertionError, match="frequencies are wrong"):  # planted bug: one too few
@@ -72,7 +80,7 @@ def test_the_first_of_equals_wins():
 def test_batches_do_not_change_what_is_drawn(monkeypatch):
     target = replicated(TOKEN_BY_TOKEN, 100)
     draws = sample(target, best_of_n(4, 10), jax.random.key(0))
-    monkeypatch.setitem(best_of_n.__globals__, "MAX_ROWS", 1200)  # three draws at a time
+    monkeypatch.setattr(SELECTION, "MAX_ROWS", 1200)  # three draws at a time
     again = sample(target, best_of_n(4, 10), jax.random.key(0))
     assert (again.tokens == draws.tokens).all()
 

@@ -21,6 +21,7 @@ from bayesft.testing import enumerate_target
 MEMBERS = pytest.mark.parametrize("name", SAMPLERS)
 PROMPTS = ["", "ab", "b", "ab"]
 NUM_DRAWS = 16
+SEVERAL_ROWS_A_DRAW = ("best_of_n", "soft_best_of_n", "statistical_rejection")
 
 
 def several() -> Target:
@@ -111,7 +112,7 @@ def test_jit_equals_eager(name, monkeypatch):
     # Few tokens and rows of one shape: eagerly, every primitive is compiled by itself.
     monkeypatch.setattr(importlib.import_module("bayesft.samplers.accepting"), "BATCH_SIZES", (8,))
     target = Target(LANGUAGE, 0.25 * TOKEN_BY_TOKEN, max_new_tokens=2)
-    sampler = SAMPLERS[name](2 if name == "best_of_n" else 8)
+    sampler = SAMPLERS[name](2 if name in SEVERAL_ROWS_A_DRAW else 8)
     draws = sample(target, sampler, jax.random.key(0))
     with jax.disable_jit():
         eager = sample(target, sampler, jax.random.key(0))

@@ -40,10 +40,13 @@ def test_weights_reset_without_accounting_log_z(monkeypatch):
 
 @jax.tree_util.register_dataclass
 class EosUnscored(FromGuide):
-    def choose(self, uniform, logits, t, horizon):
-        token, log_prior, log_ratio = super().choose(uniform, logits, t, horizon)
-        ends = token == self.prior.eos[0]
-        return token, jnp.where(ends, 0.0, log_prior), jnp.where(ends, 0.0, log_ratio)
+    def choose(self, random, logits, prefixes):
+        choice = super().choose(random, logits, prefixes)
+        ends = choice.token == self.prior.eos[0]
+        return choice._replace(
+            log_prior=jnp.where(ends, 0.0, choice.log_prior),
+            log_ratio=jnp.where(ends, 0.0, choice.log_ratio),
+        )
 
 
 def test_eos_unscored(monkeypatch):
@@ -55,17 +58,17 @@ def test_eos_unscored(monkeypatch):
 
 
 def test_a_finished_particle_that_is_still_weighted(monkeypatch):
-    right = sequential._extend
+    right = sequential.extend
 
-    def still_weighted(target, proposer, rule, random, particles, logits):
+    def still_weighted(target, proposer, schedule, random, particles, logits):
         log_prior, log_guide = (jax.nn.log_softmax(each)[..., 2] for each in logits)
-        after = right(target, proposer, rule, random, particles, logits)
+        after = right(target, proposer, schedule, random, particles, logits)
         more = jnp.where(particles.paths.done, log_prior - log_guide, 0.0)
         return after.replace(log_weights=after.log_weights + more)
 
     def advance(*arguments):  # a function of its own: JAX caches traces by function
         return sequential._advance(*arguments)
 
-    monkeypatch.setattr(sequential, "_extend", still_weighted)
+    monkeypatch.setattr(sequential, "extend", still_weighted)
     monkeypatch.setattr(sequential, "advance_in_place", jax.jit(advance))
     assert_caught(replicated(TOKEN_BY_TOKEN, RUNS), importance(16, guide()))

@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 from samplers.claims import FAMILY
 
-from bayesft.samplers.resampling import multinomial, stay_in_place, systematic
+from bayesft.samplers.resampling import (
+    SCHEMES,
+    multinomial,
+    residual,
+    ssp,
+    stay_in_place,
+    stratified,
+    systematic,
+)
 from bayesft.testing import assert_unbiased
 
-SCHEMES = [systematic, multinomial]
 LOG_WEIGHTS = {
     "spread": jnp.array([0.0, -1.0, 2.0, -jnp.inf, 0.5, -30.0, 0.1, -jnp.inf]),
     "one survivor": jnp.where(jnp.arange(8) == 5, -800.0, -jnp.inf),
@@ -33,8 +40,21 @@ def test_counts(scheme, name):
     # What is drawn less than once in these runs is left to the tests of zero weights.
     often = expected > 1e-3
     assert_unbiased(counts[:, often], expected[often], resolution=0.4, family=FAMILY)
-    if scheme is systematic:
+    if scheme in (systematic, ssp):  # each count is the expectation rounded up or down
         assert (np.abs(counts - expected) < 1 + 1e-5).all()
+    if scheme is stratified:
+        assert (np.abs(counts - expected) < 2 + 1e-5).all()
+    if scheme is residual:
+        assert (counts > expected - 1 - 1e-5).all()
+
+
+def test_a_scheme_that_forgets_the_remainders_is_caught():
+    def floor_then_first(key, log_weights):
+        copies = jnp.floor(8 * jax.nn.softmax(log_weights)).astype(jnp.int32)
+        return copies.at[jnp.argmax(log_weights)].add(8 - copies.sum())
+
+    with pytest.raises(AssertionError, match="means are wrong"):
+        test_counts(floor_then_first, "spread")
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

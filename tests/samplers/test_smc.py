@@ -27,7 +27,7 @@ from bayesft.draws import Status
 from bayesft.errors import SamplerError
 from bayesft.evidence import reward
 from bayesft.samplers import ended, importance, smc
-from bayesft.samplers.resampling import multinomial
+from bayesft.samplers.resampling import SCHEMES
 from bayesft.testing import assert_unbiased, enumerate_target
 
 RUNS = 4000
@@ -52,8 +52,9 @@ def test_probability_of_ending_is_sampled_where_the_prior_cannot_be_listed(monke
     assert_unbiased(estimates, np.exp(LOG_ENDED), resolution=0.03, family=FAMILY)
 
 
-def test_multinomial_resampling():
-    sampler = smc(16, ess_threshold=1, resampling=multinomial)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_resampling_scheme(scheme):
+    sampler = smc(16, ess_threshold=1, resampling=scheme)
     assert_proper_weights(replicated(TOKEN_BY_TOKEN, RUNS), sampler)
 
 
@@ -123,7 +124,47 @@ def test_ancestors_keep_survivors_in_place():
         np.testing.assert_array_equal(row[alive], alive)
 
 
+def test_history_holds_every_trajectory():
+    target = replicated(TOKEN_BY_TOKEN, 50)
+    draws = sample(target, smc(16, ess_threshold=1), KEY)
+    history = draws.info["history"]
+    ancestors, tokens = np.asarray(history.ancestors), np.asarray(history.tokens)
+    slot = np.broadcast_to(np.arange(16), (50, 16))
+    for t in reversed(range(NUM_TOKENS)):
+        reached = np.asarray(draws.lengths) > t
+        found = np.take_along_axis(tokens[t], slot, 1)
+        assert (found == np.asarray(draws.tokens)[..., t])[reached].all()
+        slot = np.take_along_axis(ancestors[t], slot, 1)
+    total = np.exp(np.asarray(history.log_weights[0])).mean(1)
+    counts = (tokens[0] == 0).sum(1)
+    np.testing.assert_allclose(total, (counts * np.e + 16 - counts) / 16, rtol=1e-5)
+
+
 # ---- segments -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("evidence", [IN_JAX, IN_PYTHON], ids=["in JAX", "in Python"])
+def test_evidence_at_delimiters(evidence):
+    target = replicated(evidence, RUNS, "condition")
+    assert_proper_weights(target, smc(16, ess_threshold=0.9, delimiter="a"), seed=2)
+
+
+def test_python_evidence_sees_prefixes_up_to_their_last_delimiter():
+    calls = []
+
+    def count(completion_ids):
+        calls.append([tuple(ids) for ids in completion_ids])
+        return [float(ids.count(0)) for ids in completion_ids]
+
+    target = replicated(reward(count, beta=1.0), 3)
+    draws = sample(target, smc(16, delimiter=[0]), KEY)
+    ends = [ids for rows in calls for ids in rows]
+    assert all(ids[-1] in (0, 2) or len(ids) == NUM_TOKENS for ids in ends)
+    assert any(ids[-1] == 0 and len(ids) < NUM_TOKENS for ids in ends)
+    for p in range(3):  # prompts stop by themselves: one alone draws the same
+        alone = sample(target.select([p]), smc(16, delimiter=[0]), KEY)
+        assert (alone.tokens[0] == draws.tokens[p]).all()
+        assert (alone.log_weights[0] == draws.log_weights[p]).all()
 
 
 def test_increments_telescope():
@@ -177,6 +218,7 @@ def test_settings_are_checked():
         dict(num_particles=8, ess_threshold=float("nan")),
         dict(num_particles=8, resampling="systematic"),
         dict(num_particles=8, every=0),
+        dict(num_particles=8, every=2, delimiter="a"),
     ):
         with pytest.raises(SamplerError, match=list(settings)[-1]):
             smc(**settings)

@@ -1,0 +1,30 @@
+"""The examples on real story models run, in their quick form."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.mark.slow  # each starts an interpreter and compiles a decoder
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("mild_stories", ["toxic × 4", "mean P(toxic)", "8 independent runs"]),
+        ("half_girls", ["prior moment", "half girls, a third boys", "fresh draws"]),
+    ],
+)
+def test_it_runs(assets, name, shown):
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py"), "--quick"],
+        env={**os.environ, "BAYESFT_ASSETS": str(assets), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(text in done.stdout for text in shown)
