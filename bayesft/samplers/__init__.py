@@ -14,7 +14,8 @@ evidence is called between jitted segments, once for all rows. Prompts are an ex
 keys fold in a prompt's id: a prompt in a batch draws what the same prompt alone draws.
 
 A new way to propose tokens is a `Proposer`, a new resampling scheme a function
-`(key, log_weights [N]) -> counts [N]`; both plug into the loop in `sequential`.
+`(key, log_weights [N]) -> counts [N]`; both plug into the loop in `sequential`. A new Markov kernel
+(see `chains`) plugs into `mcmc` and `tempered`.
 
 Laws, tested in tests/samplers on every member of `SAMPLERS`: the claim holds against enumeration
 under each EOS policy, `log_prior` and `log_evidence` are those of the target, log-weights hold no
@@ -28,7 +29,9 @@ from bayesft.base import Sampler
 from bayesft.samplers import resampling
 from bayesft.samplers.adaptive_rejection import adaptive_weighted_rejection
 from bayesft.samplers.best_of_n import best_of_n
+from bayesft.samplers.chains import block_gibbs, particle_gibbs, suffix_resampling
 from bayesft.samplers.importance import importance
+from bayesft.samplers.mcmc import mcmc
 from bayesft.samplers.quasi_rejection import quasi_rejection
 from bayesft.samplers.quasi_rejection_diagnostics import (
     choose_log_beta,
@@ -36,6 +39,7 @@ from bayesft.samplers.quasi_rejection_diagnostics import (
 )
 from bayesft.samplers.rejection import rejection
 from bayesft.samplers.smc import smc
+from bayesft.samplers.tempered import tempered
 from bayesft.samplers.tilted import locally_optimal
 from bayesft.samplers.twisted import twisted
 
@@ -45,6 +49,8 @@ SAMPLERS: dict[str, Callable[[int], Sampler]] = {
     "quasi_rejection": lambda num_draws: quasi_rejection(num_draws, log_beta=1.0),
     "best_of_n": lambda num_draws: best_of_n(4, num_draws),
     "smc": smc,
+    "mcmc": lambda num_draws: mcmc(suffix_resampling(), num_draws, num_steps=3, burn_in=2),
+    "tempered": lambda num_draws: tempered(num_draws, (0, 0.5, 1)),
 }
 """Every member by name, made from the number of draws: what the laws walk."""
 
@@ -52,13 +58,18 @@ __all__ = [
     "SAMPLERS",
     "adaptive_weighted_rejection",
     "best_of_n",
+    "block_gibbs",
     "choose_log_beta",
     "importance",
     "locally_optimal",
+    "mcmc",
+    "particle_gibbs",
     "quasi_rejection",
     "quasi_rejection_diagnostics",
     "rejection",
     "resampling",
     "smc",
+    "suffix_resampling",
+    "tempered",
     "twisted",
 ]
