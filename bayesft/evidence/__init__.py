@@ -25,22 +25,28 @@ array leaf, such as another β, does not retrace.
 from bayesft.evidence.classifier import classifier
 from bayesft.evidence.constraint import constraint
 from bayesft.evidence.infill import infill
+from bayesft.evidence.keywords import keywords
+from bayesft.evidence.length import length
 from bayesft.evidence.moments import moments
 from bayesft.evidence.potential import potential
 from bayesft.evidence.power import power
 from bayesft.evidence.prefix_potential import prefix_potential
 from bayesft.evidence.product import product
+from bayesft.evidence.regex import regex
 from bayesft.evidence.reward import reward
 
 EVIDENCE = (
     classifier,
     constraint,
     infill,
+    keywords,
+    length,
     moments,
     potential,
     power,
     prefix_potential,
     product,
+    regex,
     reward,
 )
 
@@ -49,10 +55,13 @@ __all__ = [
     "classifier",
     "constraint",
     "infill",
+    "keywords",
+    "length",
     "moments",
     "potential",
     "power",
     "prefix_potential",
     "product",
+    "regex",
     "reward",
 ]
