@@ -39,6 +39,8 @@ from bayesft.samplers.quasi_rejection_diagnostics import (
 )
 from bayesft.samplers.rejection import rejection
 from bayesft.samplers.smc import smc
+from bayesft.samplers.soft_best_of_n import soft_best_of_n
+from bayesft.samplers.statistical_rejection import statistical_rejection
 from bayesft.samplers.tempered import tempered
 from bayesft.samplers.tilted import locally_optimal
 from bayesft.samplers.twisted import twisted
@@ -47,7 +49,9 @@ SAMPLERS: dict[str, Callable[[int], Sampler]] = {
     "importance": importance,
     "rejection": rejection,
     "quasi_rejection": lambda num_draws: quasi_rejection(num_draws, log_beta=1.0),
+    "statistical_rejection": lambda num_draws: statistical_rejection(4 * num_draws, num_draws),
     "best_of_n": lambda num_draws: best_of_n(4, num_draws),
+    "soft_best_of_n": lambda num_draws: soft_best_of_n(4, num_draws),
     "smc": smc,
     "mcmc": lambda num_draws: mcmc(suffix_resampling(), num_draws, num_steps=3, burn_in=2),
     "tempered": lambda num_draws: tempered(num_draws, (0, 0.5, 1)),
@@ -69,6 +73,8 @@ __all__ = [
     "rejection",
     "resampling",
     "smc",
+    "soft_best_of_n",
+    "statistical_rejection",
     "suffix_resampling",
     "tempered",
     "twisted",

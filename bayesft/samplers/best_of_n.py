@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax.numpy as jnp
-import numpy as np
-
 from bayesft.base import Claim, Key, Sampler
-from bayesft.draws import Draws, Status
-from bayesft.samplers.ended import estimate_log_ended, log_ended
-from bayesft.samplers.plain import MAX_ROWS, Samples, propose
+from bayesft.draws import Draws
+from bayesft.samplers.selection import select, selected_draws
+from bayesft.samplers.selection_distance import best_distance
 from bayesft.samplers.validation import require_count
 from bayesft.target import Target
 
@@ -20,8 +17,19 @@ def best_of_n(n: int, num_draws: int) -> BestOfN:
 
     p(y | x) = π0(y | x)·(F(φ)ⁿ − F(φ−)ⁿ) / P(φ(Y, x) = φ), φ = φ(y, x), where F is the CDF of
     φ(Y, x) under the prior and F(φ−) its limit from below. Ties are won by the sample drawn first.
-    KL(p ‖ π0) ≤ log n − (n − 1)/n (Beirami et al. 2024). Where even the best of n has density 0
-    under the target, the draw has log-weight -inf.
+    Where even the best of n has density 0 under the target, the draw has log-weight -inf.
+
+    `info` has, all of the law with those draws of density 0:
+
+    - `kl` [P]: KL(p ‖ π0) = Σ_v (F(v)ⁿ − F(v−)ⁿ)·log((F(v)ⁿ − F(v−)ⁿ)/P(φ = v)) over the values v
+      of φ, in nats; `kl_bound` = log n − (n − 1)/n is what it does not exceed, and has where there
+      are no ties (Beirami et al. 2024);
+    - `win_rate` [P]: P(φ(Y) > φ(Y′)) + ½·P(φ(Y) = φ(Y′)), Y ~ p against Y′ ~ π0; `win_rate_bound`
+      = n/(n + 1) likewise.
+
+    Both are estimated from the values of all n·num_draws samples, corrected by the jackknife (which
+    may put them above the bound by their error), with standard errors `kl_error` and
+    `win_rate_error`. With one draw there is no correction, and the error is NaN.
     """
     return BestOfN(require_count("n", n), require_count("num_draws", num_draws))
 
@@ -38,32 +46,7 @@ class BestOfN(Sampler):
         return Claim("another law", f"the best of {self.n} samples of the prior by evidence")
 
     def run(self, target: Target, key: Key) -> Draws:
-        best = self._best(target, key)
-        weighted = ~np.isneginf(best.log_evidence)
-        return Draws(
-            tokens=jnp.asarray(best.tokens),
-            lengths=jnp.asarray(best.lengths),
-            log_weights=jnp.where(weighted, 0.0, -jnp.inf),
-            log_prior=jnp.asarray(best.log_prior),
-            log_evidence=jnp.asarray(best.log_evidence),
-            log_z=None,
-            status=np.where(weighted.any(-1), Status.OK, Status.ALL_DEAD),
-            claim=self.claim,
-            prompts=target.prompts.prompts,
-            decode=target.prior.decode,
-            log_ended=log_ended(
-                target, lambda: estimate_log_ended(target, key, self.n * self.num_draws)
-            ),
+        best, values = select(
+            target, key, self.n, self.num_draws, lambda values, first: values.argmax(-1)
         )
-
-    def _best(self, target: Target, key: Key) -> Samples:
-        """The best sample of every draw, in batches of one shape that may overshoot."""
-        per_batch = max(1, MAX_ROWS // (len(target.prompts) * self.n))
-        per_batch = min(per_batch, self.num_draws)
-        batches = []
-        for first in range(0, self.num_draws, per_batch):
-            samples = propose(target, key, first * self.n, per_batch * self.n)
-            groups = samples.log_evidence.reshape(-1, per_batch, self.n)
-            index = groups.argmax(-1) + self.n * np.arange(per_batch)
-            batches.append(samples.take(index))
-        return Samples.join(batches, self.num_draws)
+        return selected_draws(target, key, self.n, best, self.claim, best_distance(values))

@@ -20,6 +20,7 @@ from bayesft.target import Target
 from bayesft.testing import assert_frequencies, assert_unbiased, enumerate_target
 
 N = 3
+KEY = jax.random.key(0)
 SOFT = importlib.import_module("bayesft.samplers.soft_best_of_n")
 
 
@@ -64,7 +65,7 @@ def test_law(evidence, eos, temperature):
     sampler = soft_best_of_n(N, 128, temperature)
     draws, exact = sample(target, sampler, jax.random.key(0)), enumerate_target(target)
     assert draws.log_z is None and set(np.unique(draws.log_weights)) <= {0.0, -np.inf}
-    if "force" == eos:  # its outcomes are fewer
+    if eos == "force":  # its outcomes are fewer
         digits = 3 ** np.arange(2)
         index = np.zeros(9, int)
         index[exact.tokens @ digits] = np.arange(len(exact.tokens))
@@ -130,14 +131,21 @@ def test_evidence_that_is_nan_is_an_error():
         sample(short(nan, 1), soft_best_of_n(N, 2), jax.random.key(0))
 
 
-def test_a_planted_bug_is_caught(monkeypatch):
-    """The uniform of the samples' own first token in place of one of its own: number 0, not T."""
-    right = SOFT.log_uniform
-    monkeypatch.setattr(SOFT, "log_uniform", lambda keys, number: 0.5 * right(keys, number))
+# ---- planted bugs -------------------------------------------------------------------------------
+
+
+def test_a_temperature_that_multiplies_is_caught():
     target = short(TOKEN_BY_TOKEN)
-    draws, exact = (
-        sample(target, soft_best_of_n(N, 128), jax.random.key(0)),
-        enumerate_target(target),
-    )
+    draws, exact = sample(target, soft_best_of_n(N, 128, 2.0), KEY), enumerate_target(target)
+    assert_frequencies(counts(draws, exact), law(exact, 2.0), family=FAMILY)
+    with pytest.raises(AssertionError, match="frequencies are wrong"):
+        assert_frequencies(counts(draws, exact), law(exact, 0.5), family=FAMILY)
+
+
+def test_a_selection_by_position_is_caught(monkeypatch):
+    """One uniform for all draws of a prompt: their positions no longer vary."""
+    monkeypatch.setattr(SOFT, "log_uniform", lambda keys, number: jnp.full(keys.shape, -1e-6))
+    target = short(TOKEN_BY_TOKEN)
+    draws, exact = sample(target, soft_best_of_n(N, 128), KEY), enumerate_target(target)
     with pytest.raises(AssertionError, match="frequencies are wrong"):
         assert_frequencies(counts(draws, exact), law(exact, 1.0), family=FAMILY)
