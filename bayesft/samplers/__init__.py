@@ -37,6 +37,7 @@ from bayesft.samplers.quasi_rejection_diagnostics import (
     choose_log_beta,
     quasi_rejection_diagnostics,
 )
+from bayesft.samplers.nested import nested_smc
 from bayesft.samplers.rejection import rejection
 from bayesft.samplers.smc import smc
 from bayesft.samplers.soft_best_of_n import soft_best_of_n
@@ -67,6 +68,7 @@ __all__ = [
     "importance",
     "locally_optimal",
     "mcmc",
+    "nested_smc",
     "particle_gibbs",
     "quasi_rejection",
     "quasi_rejection_diagnostics",

@@ -68,13 +68,12 @@ class ByRejection(Proposer):
             mass = jnp.exp(jnp.take_along_axis(prior, token[..., None], -1)[..., 0])
             rejected = search.rejected + jnp.where(refused, mass, 0.0)
             removed = refused[..., None] & (vocabulary == token[..., None])
-            term = 1.0 / jnp.maximum(1.0 - rejected, _DUST)
             return _Search(
                 logits=jnp.where(removed, -jnp.inf, search.logits),
                 token=jnp.where(accepted & (search.num_accepted == 0), token, search.token),
                 num_accepted=search.num_accepted + accepted,
                 rejected=rejected,
-                total=search.total + jnp.where(refused, term, 0.0),
+                total=search.total + jnp.where(refused, _odds(rejected), 0.0),
                 attempt=search.attempt + 1,
             )
 
@@ -91,6 +90,11 @@ class ByRejection(Proposer):
         dead = found.num_accepted == 0
         log_prior = log_prob_of(found.token, prior)
         return Choice(found.token, log_prior, jnp.where(dead, -jnp.inf, -jnp.log(found.total)))
+
+
+def _odds(rejected: Float[Array, "P N"]) -> Float[Array, "P N"]:
+    """1/(1 − M): how much more often what is left is drawn than at first."""
+    return 1.0 / jnp.maximum(1.0 - rejected, _DUST)
 
 
 @jax.tree_util.register_dataclass

@@ -19,8 +19,8 @@ from bayesft.priors.sequence import BoundGuide
 from bayesft.samplers import sequential
 from bayesft.samplers.ended import estimate_log_ended, log_ended
 from bayesft.samplers.particles import Particles
-from bayesft.samplers.proposers import FromPrior, Proposal, proposer
-from bayesft.samplers.sequential import ResamplingRule, Schedule
+from bayesft.samplers.proposers import FromPrior, Proposal, Proposer, proposer
+from bayesft.samplers.sequential import Randomness, ResamplingRule, Schedule
 from bayesft.samplers.tilted import TiltedProposal
 from bayesft.samplers.validation import require_log_densities, require_twists
 from bayesft.samplers.whole import on_host, whole_terms
@@ -74,7 +74,7 @@ class ParticleSampler(Sampler):
         return Claim("proper weights", "E[mean weight · weighted mean of f] = Z·E_p*[f]")
 
     def init(self, target: Target, key: Key) -> SMCState:
-        proposing, random = proposer(target, self.proposal), self._randomness(target, key)
+        proposing, random = self.parts(target, key)
         schedule = self._schedule(target)
         particles = sequential.start(target, proposing, schedule, target.xs, random)
         return SMCState(target, particles, schedule, stop=0, finished=False)
@@ -125,7 +125,7 @@ class ParticleSampler(Sampler):
     def _segment(self, key: Key, state: SMCState, advance, weigh) -> tuple[SMCState, SegmentInfo]:
         target, num_tokens = state.target, state.target.horizon.max_new_tokens
         stop = min(state.stop + (self.every or num_tokens), num_tokens)
-        proposing, random = proposer(target, self.proposal), self._randomness(target, key)
+        proposing, random = self.parts(target, key)
         schedule = state.schedule
         particles = advance(target, proposing, schedule, random, state.particles, stop)
         stop = int(particles.t)
@@ -149,9 +149,11 @@ class ParticleSampler(Sampler):
             delimiters = _delimiters(target.prior, self.delimiter)
         return Schedule(self.rule, delimiters, self.looks_ahead)
 
-    def _randomness(self, target: Target, key: Key) -> sequential.Randomness:
+    def parts(self, target: Target, key: Key) -> tuple[Proposer, Randomness]:
+        """What the loop in `sequential` runs on."""
         num_tokens = target.horizon.max_new_tokens
-        return sequential.randomness(target.xs.id, key, self.num_particles, num_tokens)
+        random = sequential.randomness(target.xs.id, key, self.num_particles, num_tokens)
+        return proposer(target, self.proposal), random
 
     def _info(self, particles: Particles, segments: Sequence[SegmentInfo]) -> dict[str, Any]:
         info: dict[str, Any] = {"missing_support": _missing_support(particles)}

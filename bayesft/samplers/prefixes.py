@@ -57,8 +57,8 @@ class Prefixes:
             after.append(state)
         return tuple(after), total
 
-    def every_token(self, shape: tuple[int, int]) -> Float[Array, "P N V"]:
-        """The sum of the scaled increments that each token would bring, -inf where `eos` forbids."""
+    def every_token(self, shape: tuple[int, ...]) -> Float[Array, "P N V"]:
+        """The sum of the scaled increments that a token would bring, -inf where `eos` forbids."""
         vocab_size = self.target.prior.vocab_size
         total = jnp.zeros((*shape, vocab_size))
         is_cut = self.last & ~is_eos(jnp.arange(vocab_size), self.target.prior.eos)
@@ -70,7 +70,7 @@ class Prefixes:
         return jnp.where(is_cut[None, None], -jnp.inf, total)
 
     def _increments(
-        self, evidence: PrefixEvidence, state: PyTree, shape: tuple[int, int]
+        self, evidence: PrefixEvidence, state: PyTree, shape: tuple[int, ...]
     ) -> Float[Array, "P N V"]:
         vocab_size = self.target.prior.vocab_size
 
@@ -102,7 +102,7 @@ def _may_cut(evidence: PrefixEvidence) -> bool:
     return type(evidence).cut is not PrefixEvidence.cut
 
 
-def _batched(shape: tuple[int, int], fn: Callable[..., Any], *arguments: PyTree) -> Any:
+def _batched(shape: tuple[int, ...], fn: Callable[..., Any], *arguments: PyTree) -> Any:
     """`fn` over prompts and particles; their number is given because a state may have no arrays."""
     over = jax.vmap(jax.vmap(lambda _, *arguments: fn(*arguments)))
     return over(jnp.zeros(shape), *arguments)

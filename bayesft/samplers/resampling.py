@@ -11,7 +11,7 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from bayesft.base import Key
 from bayesft.draws import normalised_weights
@@ -150,3 +150,13 @@ def stay_in_place(counts: Int[Array, " N"]) -> Int[Array, " N"]:
     parents = jnp.repeat(slots, num_copies, total_repeat_length=num_particles)
     nth_dead = jnp.cumsum(~survives) - 1
     return jnp.where(survives, slots, parents[jnp.maximum(nth_dead, 0)])
+
+
+def draw_ancestors(
+    scheme: Resampling, keys: Key, low: Bool[Array, " G"], log_weights: Float[Array, "G N"]
+) -> Int[Array, "G N"]:
+    """Ancestors of the particles of the groups that are low; those of the others are themselves."""
+    slots = jax.lax.broadcasted_iota(jnp.int32, log_weights.shape, 1)
+    known_weights = jnp.where(low[:, None], log_weights, 0.0)
+    ancestors = jax.vmap(stay_in_place)(jax.vmap(scheme)(keys, known_weights))
+    return jnp.where(low[:, None], ancestors, slots)

@@ -20,7 +20,7 @@ from bayesft.samplers import whole
 from bayesft.samplers.particles import History, Particles, Paths
 from bayesft.samplers.prefixes import Prefixes
 from bayesft.samplers.proposers import Proposer, TokenRandomness
-from bayesft.samplers.resampling import Resampling, stay_in_place
+from bayesft.samplers.resampling import Resampling, draw_ancestors
 from bayesft.target import Target
 
 
@@ -54,13 +54,18 @@ class Randomness:
     """One per token."""
     keys: Key
     """[P]; t is folded in for the uniforms of token t, T + t for the resampling ahead of it, and
-    2T + t for whatever else its proposal needs."""
+    2T + t for whatever else its proposal needs, 3T + t for the end of a block."""
 
     def at(self, t: Int[Array, ""]) -> TokenRandomness:
         return TokenRandomness(self.uniforms[t], self._folded(2 * self.uniforms.shape[0] + t))
 
     def for_resampling(self, t: Int[Array, ""]) -> Key:
         return self._folded(self.uniforms.shape[0] + t)
+
+    def for_blocks(self, t: Int[Array, ""]) -> tuple[Key, Key]:
+        """For choosing within groups and for resampling them, at the end of a block."""
+        keys = jax.vmap(jax.random.split)(self._folded(3 * self.uniforms.shape[0] + t))
+        return keys[:, 0], keys[:, 1]
 
     def _folded(self, number: Int[Array, ""]) -> Key:
         return jax.vmap(lambda key: jax.random.fold_in(key, number))(self.keys)
@@ -121,7 +126,7 @@ def start(
         log_covered=jnp.zeros(num_prompts),
         history=history if schedule.rule else None,
     )
-    return _extend(target, proposer, schedule, random, particles, logits)
+    return extend(target, proposer, schedule, random, particles, logits)
 
 
 def _advance(
@@ -144,7 +149,7 @@ def _advance(
         last = jnp.maximum(particles.t - 1, 0)
         token = jax.lax.dynamic_index_in_dim(particles.paths.tokens, last, 2, keepdims=False)
         models, logits = proposer.advance(particles.models, token)
-        return _extend(target, proposer, schedule, random, particles.replace(models=models), logits)
+        return extend(target, proposer, schedule, random, particles.replace(models=models), logits)
 
     if rule is None:
         return jax.lax.while_loop(going, one_token, particles)
@@ -176,7 +181,7 @@ advance_in_place = jax.jit(_advance, donate_argnames="particles")
 weigh_in_place = jax.jit(_weigh, donate_argnames="particles")
 
 
-def _extend(
+def extend(
     target: Target,
     proposer: Proposer,
     schedule: Schedule,
@@ -252,11 +257,8 @@ def _resample(
 ) -> Particles:
     """Resample the prompts that are low; the others keep their particles and weights."""
     t, low, log_weights = particles.t, particles.low, particles.log_weights
-    slots = jnp.broadcast_to(jnp.arange(log_weights.shape[1], dtype=jnp.int32), log_weights.shape)
-    known_weights = jnp.where(low[:, None], log_weights, 0.0)
-    counts = jax.vmap(rule.scheme)(random.for_resampling(t), known_weights)
-    ancestors = jax.vmap(stay_in_place)(counts)
-    ancestors = jnp.where(low[:, None], ancestors, slots)
+    ancestors = draw_ancestors(rule.scheme, random.for_resampling(t), low, log_weights)
+    history = particles.history
     return particles.replace(
         models=proposer.reorder(particles.models, ancestors),
         paths=particles.paths.reorder(ancestors),
@@ -264,5 +266,5 @@ def _resample(
         log_z=particles.log_z + jnp.where(low, log_mean_exp(log_weights), 0.0),
         low=jnp.zeros_like(low),
         num_resamples=particles.num_resamples + low,
-        history=particles.history.with_ancestors(t, ancestors),
+        history=None if history is None else history.with_ancestors(t, ancestors),
     )

@@ -48,28 +48,24 @@ class Tilted(Proposer):
 
     def start(self, xs: Prompt, num_particles: int, max_new_tokens: int):
         size = num_particles, max_new_tokens
+        guide = (None, None) if self.guide is None else self.guide.start(xs, *size)
         if isinstance(self.twist, TwistHead) and isinstance(self.prior, ShowsHidden):
             state, logits, hidden = self.prior.start_hidden(xs, *size)
-            prior, twist = (state, logits), (None, self.twist.read(hidden))
-        else:
-            prior = self.prior.start(xs, *size)
-            twist = (None, None)
-            if isinstance(self.twist, SteppedTwist):
-                twist = self.twist.start(xs, *size)
-        guide = (None, None) if self.guide is None else self.guide.start(xs, *size)
-        return tuple(zip(prior, guide, twist, strict=True))
+            return _triples((state, logits), guide, (None, self.twist.read(hidden)))
+        twist = (
+            self.twist.start(xs, *size) if isinstance(self.twist, SteppedTwist) else (None, None)
+        )
+        return _triples(self.prior.start(xs, *size), guide, twist)
 
     def advance(self, state: PyTree, tokens: Int[Array, "P N"]):
+        guide = (None, None) if self.guide is None else self.guide.advance(state[1], tokens)
         if isinstance(self.twist, TwistHead) and isinstance(self.prior, ShowsHidden):
             after, logits, hidden = self.prior.advance_hidden(state[0], tokens)
-            prior, twist = (after, logits), (None, self.twist.read(hidden))
-        else:
-            prior = self.prior.advance(state[0], tokens)
-            twist = (None, None)
-            if isinstance(self.twist, SteppedTwist):
-                twist = self.twist.advance(state[2], tokens)
-        guide = (None, None) if self.guide is None else self.guide.advance(state[1], tokens)
-        return tuple(zip(prior, guide, twist, strict=True))
+            return _triples((after, logits), guide, (None, self.twist.read(hidden)))
+        twist = (None, None)
+        if isinstance(self.twist, SteppedTwist):
+            twist = self.twist.advance(state[2], tokens)
+        return _triples(self.prior.advance(state[0], tokens), guide, twist)
 
     def reorder(self, state: PyTree, ancestors: Int[Array, "P N"]) -> PyTree:
         prior, guide, twist = state
@@ -99,6 +95,11 @@ class Tilted(Proposer):
         log_twist = None if log_twists is None else _at(token, log_twists)
         missing = None if self.guide is None else missing_mass(prior, base, prefixes)
         return Choice(token, log_prior, log_ratio, log_twist, missing)
+
+
+def _triples(prior: tuple, guide: tuple, twist: tuple) -> tuple[PyTree, PyTree]:
+    """States and logits of three (state, logits)."""
+    return (prior[0], guide[0], twist[0]), (prior[1], guide[1], twist[1])
 
 
 def _at(token: Int[Array, "P N"], values: Float[Array, "P N V"]) -> Float[Array, "P N"]:
