@@ -123,7 +123,7 @@ def test_ties_taken_for_an_order_are_caught():
 
 
 def test_an_estimate_that_is_not_corrected_is_caught():
-    samples, blocks = drawn(*TEN, num_draws=8), np.zeros(8, int)
+    samples, blocks = drawn(*TEN, num_runs=3000, num_draws=8), np.zeros(8, int)
     plain = [selection_distance._best(rows, blocks)[0] for rows in samples]
     exact = listed(*TEN, 0.0)[1]
     with pytest.raises(AssertionError, match="2 of 2 means are wrong"):
