@@ -24,17 +24,15 @@ from bayesft.report.progress import Reporter
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "assets"
 ASSETS = Path(os.environ.get("BAYESFT_ASSETS", BESIDE))
-GIRL = re.compile(r"\b(?:girl|she|her|hers)\b", re.IGNORECASE)
-BOY = re.compile(r"\b(?:boy|he|him|his)\b", re.IGNORECASE)
 NUM_RUNS = 8
 
 
 def girls(completions: list[str]) -> list[float]:
-    return [float(len(GIRL.findall(y)) > len(BOY.findall(y))) for y in completions]
+    return [float(bool(re.search(r"\bgirls?\b", text.lower()))) for text in completions]
 
 
 def boys(completions: list[str]) -> list[float]:
-    return [float(len(BOY.findall(y)) > len(GIRL.findall(y))) for y in completions]
+    return [float(bool(re.search(r"\bboys?\b", text.lower()))) for text in completions]
 
 
 def main(num_tokens: int, num_draws: int, num_particles: int):
@@ -50,7 +48,7 @@ def main(num_tokens: int, num_draws: int, num_particles: int):
     feature = {fn: bft.evidence.reward(fn, beta=1.0, bounds=(0, 1)) for fn in (girls, boys)}
     asked = {
         "half girls": {feature[girls]: 0.5},
-        "half girls, a third boys": {feature[girls]: 1 / 2, feature[boys]: 1 / 3},
+        "half girls, half boys": {feature[girls]: 1 / 2, feature[boys]: 1 / 2},
     }
     found = {name: bft.evidence.moments(values, prior) for name, values in asked.items()}
 
@@ -116,4 +114,4 @@ def interval(runs: np.ndarray, form: str) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny settings, to see that it runs")
-    main(*((24, 256, 64) if parser.parse_args().quick else (64, 4096, 512)))
+    main(*((24, 256, 64) if parser.parse_args().quick else (64, 4096, 256)))

@@ -111,4 +111,4 @@ def interval(runs: np.ndarray, form: str) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny settings, to see that it runs")
-    main(*((16, 32) if parser.parse_args().quick else (64, 512)))
+    main(*((16, 32) if parser.parse_args().quick else (64, 256)))

@@ -112,3 +112,22 @@ def test_other_vocabularies_are_refused():
     with pytest.raises(EvidenceError, match="has 4 tokens"):
         Target(LANGUAGE, infill(TWO_ENDS, "a"), max_new_tokens=2)
     assert infill(LANGUAGE, "a").hard
+
+
+def test_on_a_language_model(assets):
+    """log φ = log π0(y, suffix) − log π0(y), for text that is encoded as a continuation."""
+    from bayesft import lm
+
+    model = lm.load(assets / "stories260K")
+    evidence = infill(model, " She was happy.")
+    assert model.decode(evidence.suffix.tolist()) == " She was happy."
+    fill = jnp.asarray(model.encode_completion(" there was a girl."))
+    target = Target(model, evidence, prompts=["Once upon a time"], max_new_tokens=len(fill))
+    x = jax.tree.map(lambda a: a[0], target.xs)
+    both = jnp.concatenate([fill, evidence.suffix])
+    long = Target(model, prompts=["Once upon a time"], max_new_tokens=len(both))
+    expected = long.log_prior(both, x) - target.log_prior(fill, x)
+    value = target.log_device_evidence(fill, x)
+    assert math.isclose(float(value), float(expected), abs_tol=1e-4)
+    with pytest.raises(EvidenceError, match="positions"):
+        Target(model, evidence, max_new_tokens=510)

@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
     ("name", "shown"),
     [
         ("mild_stories", ["toxic × 4", "mean P(toxic)", "8 independent runs"]),
-        ("half_girls", ["prior moment", "half girls, a third boys", "fresh draws"]),
+        ("half_girls", ["prior moment", "half girls, half boys", "fresh draws"]),
     ],
 )
 def test_it_runs(assets, name, shown):
