@@ -24,7 +24,9 @@ array leaf, such as another β, does not retrace.
 
 from bayesft.evidence.classifier import classifier
 from bayesft.evidence.constraint import constraint
+from bayesft.evidence.context_free import context_free
 from bayesft.evidence.infill import infill
+from bayesft.evidence.json_schema import json_schema
 from bayesft.evidence.keywords import keywords
 from bayesft.evidence.length import length
 from bayesft.evidence.moments import moments
@@ -38,7 +40,9 @@ from bayesft.evidence.reward import reward
 EVIDENCE = (
     classifier,
     constraint,
+    context_free,
     infill,
+    json_schema,
     keywords,
     length,
     moments,
@@ -54,7 +58,9 @@ __all__ = [
     "EVIDENCE",
     "classifier",
     "constraint",
+    "context_free",
     "infill",
+    "json_schema",
     "keywords",
     "length",
     "moments",

@@ -33,7 +33,7 @@ class ByteAutomaton(NamedTuple):
 
 
 class TokenAutomaton(NamedTuple):
-    """A deterministic automaton over tokens that starts in state 1; from all but 0 it can accept."""
+    """A deterministic automaton over tokens that starts in state 1; only 0 can never accept."""
 
     after: Int[np.ndarray, "S V"]
     distance: Int[np.ndarray, " S"]
@@ -58,9 +58,9 @@ def from_regex(pattern: str) -> ByteAutomaton:
             raise _refused(pattern, str(error)) from error
 
     # The compiler is made to search a text for its leftmost-first match. \z makes that the longest.
-    # The empty alternative matches first, which ends the search at once: one that went on from later
-    # beginnings could take exponentially many states. "xy" is where the pattern itself begins; alone
-    # the compiler tells whether it looks at what stands before it.
+    # The empty alternative matches first, which ends the search at once: one that went on from
+    # later beginnings could take exponentially many states. "xy" is where the pattern itself
+    # begins; alone, the compiler tells whether it looks at what stands before it.
     compiled(f"(?:{body})|")
     index = compiled(rf"xy(?:{body})\z|")
     rows = index.get_transitions()

@@ -36,7 +36,7 @@ class Length(PrefixEvidence):
         length = state + 1
         ends = is_eos(token, self.eos)
         allowed = ~ends | (length >= self.min_tokens)
-        if self.max_tokens is not None:
+        if self.max_tokens is not None and self.max_open is not None:
             allowed &= length <= jnp.where(ends, self.max_tokens, self.max_open)
         return length, jnp.where(allowed, 0.0, -jnp.inf)
 

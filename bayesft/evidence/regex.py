@@ -15,7 +15,6 @@ from bayesft.base import Horizon, PrefixEvidence, Prior, Prompt
 from bayesft.errors import EvidenceError
 from bayesft.evidence import automaton
 
-
 type State = tuple[Int[Array, ""], Int[Array, ""]]
 """State of the automaton, and the number of tokens so far."""
 
@@ -86,12 +85,15 @@ def regex(pattern: str, prior: Prior, name: str = "regex") -> TextPattern:
     in the syntax of Rust's `regex` (Unicode; no look-around, back-references or \\b). The text is
     what `prior` decodes, EOS and other special tokens left out; one that is not valid UTF-8 does
     not match. An increment is -inf as soon as no continuation up to the horizon matches; EOS, and
-    the cut by the horizon, are possible only behind a match. The posterior is the prior *conditioned* on a match:
-    a sampler that masks and renormalises draws from another distribution, unless it weighs.
+    the cut by the horizon, are possible only behind a match. The posterior is the prior
+    *conditioned* on a match: a sampler that masks and renormalises draws from another distribution,
+    unless it weighs.
 
     The pattern is compiled once into an automaton over tokens, a table [S, V] on the device (two
     bytes an entry), so a step is a look-up (Willard & Louf 2023, arXiv:2307.09702, lifted from
-    bytes, so that tokens may hold parts of characters).
+    bytes, so that tokens may hold parts of characters). A bounded repetition behind one that it can
+    be confused with, as in `.*a.{20}`, takes exponentially many states, and compiling it does not
+    end.
 
     Raises EvidenceError for a pattern that does not compile, that no tokens can match or that needs
     too large a table, and without the extra `grammar`; a target raises it where the shortest match
