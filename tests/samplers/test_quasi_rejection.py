@@ -141,7 +141,7 @@ def test_one_beta_per_prompt_from_importance_weights():
 
 
 def test_exhausted_runs_keep_what_was_accepted_and_stay_unbiased():
-    target, exact = replicated(TOKEN_BY_TOKEN, RUNS), None
+    target = replicated(TOKEN_BY_TOKEN, RUNS)
     sampler = quasi_rejection(8, LOG_BETA, max_proposals=12)
     draws, exact = sample(target, sampler, jax.random.key(0)), enumerate_target(target)
     exhausted = draws.status == Status.EXHAUSTED
