@@ -12,5 +12,10 @@ colours and block characters where the console lacks them.
     histogram     their counts and columns, and curves in one line
     highlight     words that count, in a text
     progress      what is going on, on stderr
+    frontier      reward against KL: the optimal curve and points beside it, as SVG
+    genealogy     particles and where they came from, as SVG
+    weights       weights of particles over time, as SVG
+    figure        the look of these figures (matplotlib, imported when one is drawn)
+    page          one HTML page of figures, tables and prose
     palette       one colour per distribution
 """

@@ -25,7 +25,7 @@ def certificates_table(
     table.add_column(Text(f"{any_one.level:.0%} limits", style=MUTED), no_wrap=True)
     for name in ("log Z", "KL(q‖p*)", "KL(p*‖q)"):
         table.add_column(name, justify="right", no_wrap=True)
-    finite = [c.reverse_kl.upper[prompt] for c in certificates.values() if c.certified[prompt]]
+    finite = [c.reverse_kl.upper[prompt] for c in certificates.values() if c.trusted(prompt)]
     end = max((float(upper) for upper in finite if np.isfinite(upper)), default=0.0)
     if end > 0:
         table.add_column(_axis(end), no_wrap=True)
@@ -43,9 +43,9 @@ def certificates_table(
 
 
 def _limits(certificate: Certificate, prompt: int) -> list[str]:
-    if not certificate.certified[prompt]:
+    if not certificate.trusted(prompt):
         lower = (certificate.log_z.lower[prompt], certificate.reverse_kl.lower[prompt])
-        return [*(f"≥ {_number(value)}" for value in lower), "not certified"]
+        return [*(f"≥ {_number(value)}" for value in lower), certificate.doubt(prompt)]
     intervals = certificate.log_z, certificate.reverse_kl, certificate.forward_kl
     return [f"{_number(each.lower[prompt])} to {_number(each.upper[prompt])}" for each in intervals]
 

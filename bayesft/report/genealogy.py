@@ -86,6 +86,7 @@ def _write(axes, tokens: np.ndarray, decode: Callable[[Sequence[int]], str], ali
             ha="center",
             va="bottom",
             fontsize=8,
-            color=INK if alive[t, n] else "#a0a0a0",
+            color=INK if alive[t, n] else "#8a8a8a",
+            bbox={"boxstyle": "square,pad=0.05", "fc": "white", "ec": "none", "alpha": 0.85},
             zorder=3,
         )
