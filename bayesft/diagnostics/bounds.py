@@ -16,8 +16,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
+from bayesft.diagnostics.bootstrap import robust_mean_interval
 from bayesft.diagnostics.evaluated import Evaluated
-from bayesft.diagnostics.interval import mean_interval, proportion_interval
+from bayesft.diagnostics.interval import proportion_interval
 
 _MARKOV_SHARE = _ALIVE_SHARE = 0.1
 """Of the error rate of the lower limit; the rest is for the mean of logs."""
@@ -30,14 +31,20 @@ def log_mean_exp(log_weights: Float[np.ndarray, "*batch N"]) -> Float[np.ndarray
 
 
 def log_z_lower(
-    explored: Float[np.ndarray, "P R H"], drawn: Float[np.ndarray, "P R H"], error: float
+    explored: Float[np.ndarray, "P R H"],
+    drawn: Float[np.ndarray, "P R H"],
+    error: float,
+    heavy: Bool[np.ndarray, " P"] | None = None,
 ) -> Float[np.ndarray, " P"]:
-    """Lower limit on log Z at an error rate, from R groups of H log-weights of each half."""
+    """Lower limit on log Z at an error rate, from R groups of H log-weights of each half.
+
+    `heavy` names prompts whose weights have heavy tails (see `robust_mean_interval`).
+    """
     groups = log_mean_exp(np.concatenate([explored, drawn], axis=-1))
     alive = groups > -np.inf
-    jensen = mean_interval(
-        np.where(alive, groups, 0.0), alive, error * (1 - _MARKOV_SHARE - _ALIVE_SHARE), 0.5
-    ).lower
+    share = error * (1 - _MARKOV_SHARE - _ALIVE_SHARE)
+    finite = np.where(alive, groups, 0.0)
+    jensen = robust_mean_interval(finite, alive, share, 0.5, heavy)[0].lower
     log_dead = sum(_log_none_alive(half, error * _ALIVE_SHARE / 2) for half in (explored, drawn))
     with np.errstate(divide="ignore"):
         jensen = jensen + np.log(-np.expm1(np.minimum(log_dead, 0.0)))
@@ -60,6 +67,7 @@ def log_z_upper(
     filled: Bool[np.ndarray, "P R"],
     uniform: Float[np.ndarray, "P R"],
     error: float,
+    heavy: Bool[np.ndarray, " P"] | None = None,
 ) -> Float[np.ndarray, " P"]:
     """Upper limit on log Z at an error rate, from R exact posterior draws (those `filled`).
 
@@ -72,4 +80,5 @@ def log_z_upper(
     explored[..., 0] = np.where(in_explored, held, explored[..., 0])
     drawn[..., 0] = np.where(in_explored, drawn[..., 0], held)
     groups = log_mean_exp(np.concatenate([explored, drawn], axis=-1))
-    return mean_interval(np.where(filled, groups, 0.0), filled, 0.5, error).upper
+    finite = np.where(filled, groups, 0.0)
+    return robust_mean_interval(finite, filled, 0.5, error, heavy)[0].upper

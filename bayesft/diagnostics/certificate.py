@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bayesft.diagnostics.interval import Interval
+from bayesft.diagnostics.pareto import TRUSTED_K
 from bayesft.draws import Draws
 
 MAX_ROWS = 20
@@ -44,6 +45,8 @@ class Certificate:
     pareto_k: Float[np.ndarray, " P"] | None
     """k̂ of those weights (above 0.7, do not trust them); None without arviz_stats."""
     certified: Bool[np.ndarray, " P"]
+    tight: Bool[np.ndarray, " P"]
+    """Whether the limits on log Z are close enough to say something: at most a nat apart."""
     notes: Sequence[Sequence[str]]
     """What to know about each prompt, [P] lists."""
     level: float
@@ -69,8 +72,8 @@ class Certificate:
         for row in range(min(len(self.prompts), MAX_ROWS)):
             cells = [str(self.prompts[row])] if named else []
             cells += [self._log_z(row), self._reverse(row)]
-            cells += [_interval(self.restricted_kl, row)] if restricted else []
-            cells += [self._forward(row), f"{self.ess[row]:.1%}"]
+            cells += [self._restricted(row)] if restricted else []
+            cells += [self._forward(row), self._ess(row)]
             cells += [] if self.pareto_k is None else [_number(self.pareto_k[row], 2)]
             table.add_row(*map(Text, cells))
         return Group(table, *map(Text, self._footer()))
@@ -86,23 +89,40 @@ class Certificate:
             ("k̂", self.pareto_k is not None),
         ]
 
+    def trusted(self, row: int) -> bool:
+        """Whether both limits of a prompt are worth printing: certified, and not far apart."""
+        return bool(self.certified[row] and self.tight[row])
+
+    def doubt(self, row: int) -> str:
+        """What is printed in place of numbers that are not to be trusted."""
+        return "limits apart" if self.certified[row] else "not certified"
+
     def _log_z(self, row: int) -> str:
-        if self.certified[row]:
+        if self.trusted(row):
             return _interval(self.log_z, row)
         return f"≥ {_number(self.log_z.lower[row])}"
+
+    def _ess(self, row: int) -> str:
+        heavy = self.pareto_k is not None and self.pareto_k[row] > TRUSTED_K
+        return "k̂ too large" if heavy else f"{self.ess[row]:.1%}"
+
+    def _restricted(self, row: int) -> str:
+        if self.trusted(row):
+            return _interval(self.restricted_kl, row)
+        return f"≥ {_number(self.restricted_kl.lower[row])}"
 
     def _reverse(self, row: int) -> str:
         lower, upper = self.reverse_kl.lower[row], self.reverse_kl.upper[row]
         if lower == np.inf:
             return "∞"
-        if self.certified[row] and upper < np.inf:
+        if self.trusted(row) and upper < np.inf:
             return _interval(self.reverse_kl, row)
         return f"≥ {_number(lower)}"
 
     def _forward(self, row: int) -> str:
-        if not self.certified[row]:
-            return "not certified"
-        return "∞" if self.forward_kl.lower[row] == np.inf else _interval(self.forward_kl, row)
+        if self.certified[row] and self.forward_kl.lower[row] == np.inf:
+            return "∞"
+        return _interval(self.forward_kl, row) if self.trusted(row) else self.doubt(row)
 
     def _footer(self) -> list[str]:
         """Notes, each once with the prompts it is about."""

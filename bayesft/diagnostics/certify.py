@@ -7,10 +7,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from bayesft.base import Key, Prior
+from bayesft.diagnostics.bootstrap import robust_mean_interval
 from bayesft.diagnostics.bounds import log_z_lower, log_z_upper
 from bayesft.diagnostics.certificate import Certificate
 from bayesft.diagnostics.evaluated import Evaluated, Evaluator
-from bayesft.diagnostics.interval import ROUNDING, Interval, mean_interval, proportion_interval
+from bayesft.diagnostics.interval import ROUNDING, Interval, proportion_interval
 from bayesft.diagnostics.pareto import TRUSTED_K, pareto_k
 from bayesft.diagnostics.posterior import draw_posterior, given_draws
 from bayesft.draws import Draws, effective_sample_size
@@ -27,6 +28,10 @@ UNDECLARED = (
 )
 WIDE = 1.0
 """Nats between the limits on log Z from which a certificate says that they are far apart."""
+HEAVY = (
+    "heavy tails: the weights behind the bounds have k̂ > 0.7, so limits are the wider of Student's "
+    "and a bootstrap's, neither of which can see a tail that no draw has reached"
+)
 
 
 def certify(
@@ -54,8 +59,10 @@ def certify(
     of this target to use instead, such as those of an earlier certificate.
 
     Each interval has probability at least `level` of holding: Bonferroni's bound over its parts,
-    Student's t for means of independent groups or draws (the one approximation: their means are
-    taken to be normal), exact binomial limits for proportions.
+    exact binomial limits for proportions, and for means of independent groups or draws (the one
+    approximation) Student's t, or the wider of it and a bootstrap where values are skewed for their
+    number or the weights behind the bounds have a Pareto-k̂ above 0.7. Where limits on log Z are
+    more than a nat apart the certificate is not `tight`, and prints that instead of them.
 
     Raises SamplerError for settings out of range and draws of another target, GuideError for a
     guide of another vocabulary, and whatever the evidence raises.
@@ -84,11 +91,12 @@ def certify(
     uniform = np.asarray(_uniform(target, keys[4], num_repeats))
     shape = (len(target.prompts), num_repeats, half)
     groups = explored.log_weight.reshape(shape), drawn.log_weight.reshape(shape)
+    heavy = _heavy(np.concatenate([explored.log_weight, drawn.log_weight], axis=1))
     held, slots = _slots(posterior, filled, num_repeats)
 
     def log_z(error: float) -> Interval:
-        lower = log_z_lower(*groups, error)
-        upper = log_z_upper(*groups, held, slots, uniform, error)
+        lower = log_z_lower(*groups, error, heavy)
+        upper = log_z_upper(*groups, held, slots, uniform, error, heavy)
         return Interval(lower, upper).widened(rounding)
 
     error = 1 - level
@@ -99,9 +107,8 @@ def certify(
         doubt or _contradiction(bounds, reverse, forward, row)
         for row, doubt in enumerate(draws.info["doubts"])
     ]
-    weights = np.where(
-        np.isfinite(guided.log_density), guided.log_density - guided.log_guide, -np.inf
-    )
+    possible = np.isfinite(guided.log_density)
+    weights = np.where(possible, guided.log_density - guided.log_guide, -np.inf)
     ess = np.asarray(effective_sample_size(jax.numpy.asarray(weights))) / weights.shape[1]
     k = pareto_k(weights)
     return Certificate(
@@ -113,7 +120,8 @@ def certify(
         ess=ess,
         pareto_k=k,
         certified=np.asarray([not doubt for doubt in doubts]),
-        notes=_notes(doubts, violations, bounds, k),
+        tight=bounds.upper - bounds.lower <= WIDE,
+        notes=_notes(doubts, violations, bounds, k, heavy),
         level=level,
         num_particles=2 * half,
         num_repeats=num_repeats,
@@ -159,8 +167,8 @@ def _reverse(target: Target, guided: Evaluated, log_z: Interval, error: float):
     certain = ~np.asarray(target.hard) & (num_allowed == num_draws)
     with np.errstate(divide="ignore"):
         log_mass = Interval(*(np.where(certain, 0.0, np.log(m)) for m in vars(mass).values()))
-    restricted = mean_interval(gap, allowed, error / 8, error / 8) + -log_mass + log_z
-    restricted = restricted.at_least(0.0)
+    mean, _ = robust_mean_interval(gap, allowed, error / 8, error / 8)
+    restricted = (mean + -log_mass + log_z).at_least(0.0)
     violated = num_allowed < num_draws
     reverse = Interval(
         np.where(violated, np.inf, restricted.lower), np.where(certain, restricted.upper, np.inf)
@@ -187,7 +195,8 @@ def _forward(
         gap = np.where(filled, posterior.log_density - posterior.log_guide, 0.0)
     missed = (gap == np.inf).any(1)
     finite = np.where(missed[:, None], 0.0, gap)
-    forward = (mean_interval(finite, filled, error / 4, error / 4) + -log_z).at_least(0.0)
+    mean, _ = robust_mean_interval(finite, filled, error / 4, error / 4)
+    forward = (mean + -log_z).at_least(0.0)
     return Interval(*(np.where(missed, np.inf, limit) for limit in vars(forward).values()))
 
 
@@ -197,19 +206,34 @@ def _contradiction(log_z: Interval, reverse: Interval, forward: Interval, row: i
     return "the limits contradict each other (evidence that changes between calls, or bad luck)"
 
 
+def _heavy(log_weights: Float[np.ndarray, "P n"]) -> Bool[np.ndarray, " P"]:
+    k = pareto_k(log_weights)
+    return np.zeros(len(log_weights), bool) if k is None else k > TRUSTED_K
+
+
 def _notes(
-    doubts: list[str], violations: list[str], log_z: Interval, k: Float[np.ndarray, " P"] | None
+    doubts: list[str],
+    violations: list[str],
+    log_z: Interval,
+    k: Float[np.ndarray, " P"] | None,
+    heavy: Bool[np.ndarray, " P"],
 ) -> list[list[str]]:
     notes = []
     for row, (doubt, violation) in enumerate(zip(doubts, violations, strict=True)):
         about = [f"not certified: {doubt}"] if doubt else []
         about += [violation] if violation else []
-        if not doubt and log_z.upper[row] - log_z.lower[row] > WIDE:
+        lower, upper = log_z.lower[row], log_z.upper[row]
+        if not doubt and upper - lower > WIDE:
             about.append(
-                "the limits on log Z are far apart: raise num_particles, or give a proposal"
+                f"limits apart: log Z lies between {lower:.2f} and {upper:.2f}, which leaves the "
+                "divergences open: raise num_particles, or give a proposal"
             )
         if k is not None and k[row] > TRUSTED_K:
-            about.append("k̂ > 0.7: weights of guide draws have no finite variance")
+            about.append(
+                "k̂ > 0.7: weights of guide draws have no finite variance, and no known ESS"
+            )
+        if heavy[row]:
+            about.append(HEAVY)
         if k is None:
             about.append("k̂ needs arviz: pip install 'bayesft[arviz]'")
         notes.append(about)
