@@ -4,9 +4,15 @@ Contract. A diagnostic is a function that returns a frozen dataclass of per-prom
 nats, intervals at a stated level, and notes; it prints as a table. Where a number cannot be
 trusted it says so instead of printing it. Assumptions stand in its docstring.
 
-`certify` bounds log Z from both sides and with it both KL divergences of a guide from its target.
-Its parts: `evaluated` (samples with every log-prob), `posterior` (exact draws, or what stands in),
-`bounds` (limits on log Z), `interval` (limits on means and proportions), `certificate` (result).
+    certify    limits on log Z from both sides, and with them on both KLs of a guide from its target
+    frontier   reward against KL from the prior: the optimal curve, guides, best-of-n, draws
+    collapse   entropy, distinct-n and self-overlap of guides and draws, beside the prior's
+    pass_at_k  the probability that one of k samples is correct, without bias
+    lineages, trajectories   genealogies of SMC's particles, and their tokens
+
+Parts of certify: `evaluated` (samples with every log-prob), `posterior` (exact draws, or what
+stands in), `bounds` (limits on log Z), `interval` and `bootstrap` (limits on means, proportions),
+`certificate` (result). Of frontier: `tilting`, `order_statistics`, `curve` (result).
 
 Laws, tested in tests/diagnostics: over seeded runs intervals cover the enumerated truth at least at
 their level; a prompt in a batch gets the numbers that it gets alone; a planted bug (a posterior
