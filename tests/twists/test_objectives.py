@@ -35,6 +35,7 @@ def assert_stationary(objective, target):
     rollouts = roll(target, twist, objective, KEY)
     found = gradients(objective, twist, target, rollouts)[:, learnable(target)]
     assert np.isfinite(found).all()
+    found = np.where(np.abs(found) < 1e-7, 0.0, found)  # terms of size 1 cancel up to rounding
     if isinstance(objective, type(fudge())):
         assert_unbiased(found, np.zeros(found.shape[1]), resolution=0.02, family=FAMILY)
     else:
@@ -95,17 +96,16 @@ def no_last_token(paths, positives):
     ],
 )
 def test_planted_bugs_are_noticed(name, tamper):
-    evidence = IN_JAX if tamper is not unweighted_positives else TOKEN_BY_TOKEN + IN_JAX
-    target = replicated(evidence, RUNS, "truncate")
+    target = replicated(TOKEN_BY_TOKEN + IN_JAX, RUNS, "truncate")
     twist = exact_twist(target)
     if tamper in (unweighted_negatives, unweighted_positives):
         # Where the proposal is exact, weights change nothing: let another twist propose.
-        rollouts = roll(target, blank(), OBJECTIVES[name](), KEY)
+        rollouts = roll(target, blank(), OBJECTIVES[name](), KEY, num_particles=256)
         means = [
             gradients(objective, twist, target, rollouts)[:, learnable(target)].mean(0)
             for objective in (OBJECTIVES[name](), Tampered(OBJECTIVES[name](), tamper))
         ]
-        assert np.abs(means[1]).max() > 10 * np.abs(means[0]).max()
+        assert np.abs(means[1]).max() > 5 * np.abs(means[0]).max()
     else:
         with pytest.raises(AssertionError):
             assert_stationary(Tampered(OBJECTIVES[name](), tamper), target)
@@ -133,7 +133,8 @@ def learn(objective, target, num_steps=150):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_learned_table_approaches_the_exact_one(name):
     target = replicated(IN_JAX, 1, "condition")
-    twist = learn(OBJECTIVES[name](), target)
+    # One-step targets carry evidence back a token at a time.
+    twist = learn(OBJECTIVES[name](), target, num_steps=300 if name == "soft_q" else 150)
     error = np.asarray(twist.params - exact_twist(target).params)
     error = np.where(learnable(target), error, 0.0)
     if name == "contrastive":  # before the first token nothing has ended: that factor is free
