@@ -21,7 +21,7 @@ from bayesft.twists.objective import TwistObjective
 
 KEY = jax.random.key(0)
 FAMILY = 10
-RUNS = 2000
+RUNS = 3000
 CASES = {
     "token by token, truncate": (TOKEN_BY_TOKEN, "truncate"),
     "constraint in Python and prefix, condition": (HAS_AB + 0.5 * TOKEN_BY_TOKEN, "condition"),
