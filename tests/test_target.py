@@ -138,6 +138,14 @@ def test_terms_of_one_name_are_told_apart():
     assert math.isclose(float(difference), 2 + 20 + 1, rel_tol=1e-6)
 
 
+def test_other_evidence_keeps_prompts_and_horizon():
+    first = Target(language(), reward(length_of, 1.0), prompts=["a", "b"], max_new_tokens=2)
+    other = first.with_evidence(constraint(lambda completions: [True] * len(completions)))
+    assert other.prompts is first.prompts and other.horizon == first.horizon
+    assert other.hard and not first.hard and len(other.terms) == 1
+    assert not first.with_evidence(None).terms
+
+
 def test_hard_constraints():
     hard = constraint(lambda completions: [True] * len(completions))
     assert Target(language(), hard, max_new_tokens=2).hard

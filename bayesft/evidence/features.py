@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from bayesft.base import Evidence, HostEvidence, Rows
+from bayesft.base import Evidence, HostEvidence, LeafEvidence, Rows
 from bayesft.draws import Draws
 from bayesft.errors import EvidenceError
 from bayesft.target import Target
@@ -19,46 +19,39 @@ ROWS_PER_CALL = 64
 
 
 def feature_values(
-    feature: Evidence, draws: Draws, target: Target | None
+    feature: Evidence, draws: Draws, target: Target | None, possible: Bool[np.ndarray, "P N"]
 ) -> Float[np.ndarray, "P N"]:
-    """The feature of every draw, in float64."""
+    """The feature of every draw in float64; Python is asked about possible draws only."""
     tokens, lengths = np.asarray(draws.tokens), np.asarray(draws.lengths)
-    num_prompts, num_draws, _ = tokens.shape
-    leaves = [term.evidence for term in feature.terms]
-    total = np.zeros((num_prompts, num_draws))
+    total = np.zeros(possible.shape)
+    prompt = np.nonzero(possible)[0]
     if target is not None:
         target = target.with_evidence(feature)
-        total += np.asarray(_on_device(target, tokens, target.xs), np.float64)
-        flat = tokens.reshape(num_prompts * num_draws, -1)
-        ids = np.repeat(np.asarray(target.xs.id), num_draws)
-        found = target.evaluate_host(ids, flat, lengths.reshape(-1)) if target.host_terms else {}
+        total += np.asarray(_on_device(target, jnp.asarray(tokens), target.xs), np.float64)
+        ids, chosen = np.asarray(target.xs.id)[prompt], (tokens[possible], lengths[possible])
+        found = target.evaluate_host(ids, *chosen) if target.host_terms else {}
         terms = [(term, found[term.evidence.name]) for term in target.host_terms]
-    elif device := [leaf.name for leaf in leaves if not isinstance(leaf, HostEvidence)]:
-        raise EvidenceError(
-            f"The feature {device[0]} is evaluated in JAX, which needs the target of the draws.",
-            cause="draws have the text of the prompts, not their arrays.",
-            remedy="pass target=, the target that was sampled.",
-        )
     else:
-        rows = _rows(draws, tokens, lengths)
-        terms = [
-            (term, term.evidence.evaluate(rows))
-            for term in feature.terms
-            if isinstance(term.evidence, HostEvidence)
+        completion_ids = [
+            row[:length].tolist()
+            for row, length in zip(tokens[possible], lengths[possible], strict=True)
         ]
-    for term, each in terms:
-        total += np.asarray(term.scaled(jnp.asarray(each)), np.float64).reshape(total.shape)
+        texts = [draws.decode(row) for row in completion_ids]
+        rows = Rows([draws.prompts[p] for p in prompt.tolist()], texts, completion_ids, {})
+        terms = [(term, _on_host(term.evidence, rows)) for term in feature.terms]
+    for term, values in terms:
+        total[possible] += np.asarray(term.scaled(jnp.asarray(values)), np.float64)
     return total
 
 
-def _rows(draws: Draws, tokens: np.ndarray, lengths: np.ndarray) -> Rows:
-    ids = [
-        row[:length].tolist()
-        for rows, sizes in zip(tokens, lengths, strict=True)
-        for row, length in zip(rows, sizes, strict=True)
-    ]
-    prompts = [prompt for prompt in draws.prompts for _ in range(tokens.shape[1])]
-    return Rows(prompts, [draws.decode(row) for row in ids], ids, {})
+def _on_host(evidence: LeafEvidence, rows: Rows) -> Float[np.ndarray, " R"]:
+    if isinstance(evidence, HostEvidence):
+        return evidence.evaluate(rows)
+    raise EvidenceError(
+        f"The feature {evidence.name} is evaluated in JAX, which needs the target of the draws.",
+        cause="draws have the text of the prompts, not their arrays.",
+        remedy="pass target=, the target that was sampled.",
+    )
 
 
 @jax.jit

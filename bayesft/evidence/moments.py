@@ -111,7 +111,7 @@ def moments(
             cause="evidence of -inf on every draw (see draws.status).",
             remedy="draw more, propose from a guide, or soften the constraint.",
         )
-    table = np.stack([feature_values(f, draws, target) for f in leaves], axis=-1)
+    table = np.stack([feature_values(f, draws, target, possible) for f in leaves], axis=-1)
     _check_finite(table, possible, names)
     # Draws of weight 0 count with any value; theirs may not be a number.
     table = np.where(possible[..., None], table, 0.0)

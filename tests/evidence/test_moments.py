@@ -213,6 +213,23 @@ def test_draws_that_cannot_tell():
         moments({contains_b: 0.5}, sample(target, best_of_n(2, 8), jax.random.key(0)))
 
 
+def test_draws_of_weight_zero_are_not_asked_about():
+    """A feature need not make sense of the stumps that impossible draws are."""
+    exact = exact_draws()
+    seen = []
+
+    def last_token(completion_ids):
+        seen.extend(completion_ids)
+        return [float(ids[-1] == 2) - float(1 in ids) for ids in completion_ids]
+
+    draws = dataclasses.replace(
+        exact, lengths=np.where(exact.log_weights > -np.inf, exact.lengths, 0)
+    )
+    found = moments({last_token: 0.5}, draws)
+    assert math.isclose(float(found.coefficients[0]), -LAMBDA, abs_tol=1e-6)
+    assert seen and all(seen)
+
+
 def test_few_effective_draws_are_warned_of():
     draws = sample(base("truncate"), importance(64), jax.random.key(0))
     with pytest.warns(WeightWarning, match=r"Only \d+.\d effective draws are left for prompt 0"):

@@ -54,3 +54,10 @@ def test_bounds_must_be_ordered(bounds):
         potential(count_a, bounds=bounds)
     with pytest.raises(EvidenceError, match="not a function"):
         potential(3.0)
+
+
+def test_a_score_without_limit_may_be_declared_soft():
+    score = potential(lambda tokens, length: -1.0 * length, bounds=(-math.inf, 0), hard=False)
+    assert not score.hard
+    assert (-1.0 * score).bounds == (0.0, math.inf)
+    assert potential(count_a, hard=True).hard
