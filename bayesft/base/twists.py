@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from typing import Any, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bayesft.base.distributions import Prior, PyTree
@@ -54,10 +55,15 @@ class Twist(abc.ABC):
         """The same twist with other parameters."""
 
     @abc.abstractmethod
-    def log_twists(
-        self, tokens: Int[Array, " T"], x: Prompt, prior: Prior
-    ) -> Float[Array, "T V"]:
+    def log_twists(self, tokens: Int[Array, " T"], x: Prompt, prior: Prior) -> Float[Array, "T V"]:
         """Teacher-forced: row t holds log ψ of every token that may follow tokens[:t], in nats."""
+
+    def path_log_twists(
+        self, tokens: Int[Array, " T"], x: Prompt, prior: Prior
+    ) -> Float[Array, " T"]:
+        """log ψ of tokens[:1], …, tokens[:T]; to be overridden where that needs no [T, V]."""
+        rows = self.log_twists(tokens, x, prior)
+        return jnp.take_along_axis(rows, tokens[:, None], axis=1)[:, 0]
 
 
 class TwistHead(Twist):

@@ -74,10 +74,12 @@ def fit(
     rejection or data), or a sampler made from the current twist, such as
     `lambda twist: bft.samplers.twisted(twist, 128)`, to draw from before every step.
 
-    The twist passed in is left as it was. Same key, same device: same numbers. A step takes memory
-    for P·N·T·V log-twists. Raises SamplerError where the twist does not fit the prior, and where an
-    objective needs posterior draws and none has positive weight; TargetError where the objective
-    does not apply; FitError where a loss or a gradient is not finite; and whatever evidence raises.
+    The twist passed in is left as it was. Same key, same device: same numbers. Except for heads, a
+    step takes memory for P·N·T·V log-twists.
+
+    Raises SamplerError where the twist does not fit the prior, and where an objective needs
+    posterior draws and none has positive weight; TargetError where the objective does not apply;
+    FitError where a loss or a gradient is not finite; and whatever evidence raises.
     """
     _check(target, twist, objective, num_steps, num_particles, prompts_per_step)
     objective = objective.bind(target)

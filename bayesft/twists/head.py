@@ -23,14 +23,25 @@ class Head(TwistHead):
         return Head(params)
 
     def read(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        flat = hidden.reshape(-1, hidden.shape[-1]).astype(jnp.float32)
-        inner = jax.nn.gelu(flat @ self.params["input"] + self.params["bias"][None])
+        inner = self._inner(hidden.reshape(-1, hidden.shape[-1]))
         log_twists = inner @ self.params["output"] + self.params["offset"][None]
         return log_twists.reshape(*hidden.shape[:-1], log_twists.shape[-1])
 
     def log_twists(self, tokens: Int[Array, " T"], x: Prompt, prior: Prior) -> Float[Array, "T V"]:
         _require_hidden(prior)
         return self.read(prior.hidden_states(tokens, x))  # pyright: ignore
+
+    def path_log_twists(
+        self, tokens: Int[Array, " T"], x: Prompt, prior: Prior
+    ) -> Float[Array, " T"]:
+        _require_hidden(prior)
+        inner = self._inner(prior.hidden_states(tokens, x))  # pyright: ignore
+        rows = self.params["output"].T.at[tokens].get(mode="clip")
+        return (inner * rows).sum(-1) + self.params["offset"].at[tokens].get(mode="clip")
+
+    def _inner(self, hidden: Float[Array, "R D"]) -> Float[Array, "R width"]:
+        flat = hidden.astype(jnp.float32)
+        return jax.nn.gelu(flat @ self.params["input"] + self.params["bias"][None])
 
 
 def head(prior: Prior, key: Key, width: int = 64) -> Head:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from bayesft.base import Key, Potential, Prior, Prompt, Twist, is_eos, sequence_lengths
+from bayesft.base import Key, Potential, Prompt, Twist, is_eos, sequence_lengths
 from bayesft.draws import log_mean_exp
 from bayesft.samplers import sequential
 from bayesft.samplers.prefixes import Prefixes
@@ -169,12 +169,10 @@ def beside(
 ) -> tuple[Float[Array, "P N T"], Bool[Array, "P N T"]]:
     """log ψ of every prefix of the sequences, teacher-forced, and where it is to be learned."""
 
-    def of_path(prior: Prior, x: Prompt, tokens: Array) -> Array:
-        rows = twist.log_twists(tokens, x, prior)
-        return jnp.take_along_axis(rows, tokens[:, None], axis=1)[:, 0]
+    def of_path(x: Prompt, tokens: Array) -> Array:
+        return twist.path_log_twists(tokens, x, target.prior)
 
-    over_paths = jax.vmap(partial(of_path, target.prior), (None, 0))
-    log_twists = jax.vmap(over_paths)(xs, tokens)
+    log_twists = jax.vmap(jax.vmap(of_path, (None, 0)))(xs, tokens)
     lengths = sequence_lengths(tokens, target.prior.eos)
     position = jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 2)
     # ψ ≡ 1 on a finished sequence, unless it stands in for evidence that comes later.
