@@ -33,11 +33,13 @@ class ByteAutomaton(NamedTuple):
 
 
 class TokenAutomaton(NamedTuple):
-    """A deterministic automaton over tokens that starts in state 1; only 0 can never accept."""
+    """A deterministic automaton over tokens; only state 0 can never accept."""
 
     after: Int[np.ndarray, "S V"]
     distance: Int[np.ndarray, " S"]
-    """Tokens to the nearest accepting state, EOS not counted: 0 where it accepts; -1 for dead."""
+    """Tokens to the nearest accepting state, EOS not counted, in ascending order: 0 where it
+    accepts; -1 for dead."""
+    start: int
 
 
 def from_regex(pattern: str) -> ByteAutomaton:
@@ -148,6 +150,8 @@ def over_tokens(
             remedy="correct the pattern, or use a prior whose tokens can write it.",
         )
     alive = np.flatnonzero(distance >= 0)
+    # By distance: whether a state is near enough is then a comparison of its number.
+    alive = alive[np.argsort(distance[alive], kind="stable")]
     place = np.zeros(len(distance), np.int32)
     place[alive] = np.arange(START, len(alive) + START)
     dtype = _dtype(len(alive) + START)
@@ -155,7 +159,8 @@ def over_tokens(
     for state, row in enumerate(alive, START):
         table[state] = place[lut[after[row - START]]]
         table[state, ends] = state if distance[row] == 0 else 0
-    return TokenAutomaton(table, np.concatenate([[-1], distance[alive]]).astype(np.int32))
+    nearest = np.concatenate([[-1], distance[alive]]).astype(np.int32)
+    return TokenAutomaton(table, nearest, int(place[START]))
 
 
 def _reachable(

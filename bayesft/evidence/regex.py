@@ -7,7 +7,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
@@ -25,9 +24,10 @@ class TextPattern(PrefixEvidence):
     """log φ(y) = 0 where the text of y is in a regular language, -inf where it is not."""
 
     after: Int[Array, "S V"]
-    """The state after each token; 0 is dead, and the start is 1."""
+    """The state after each token; 0 is dead."""
     distance: Int[Array, " S"]
-    """Tokens to the nearest match, EOS not counted; -1 for the dead state."""
+    """Tokens to the nearest match, EOS not counted, in ascending order; -1 for the dead state."""
+    start: int = dataclasses.field(metadata={"static": True})
     pattern: str = dataclasses.field(metadata={"static": True})
     name: str = dataclasses.field(metadata={"static": True})
     num_tokens: int | None = dataclasses.field(default=None, metadata={"static": True})
@@ -38,7 +38,7 @@ class TextPattern(PrefixEvidence):
         return -math.inf, 0.0
 
     def init(self, x: Prompt) -> State:
-        return jnp.full((), automaton.START, jnp.int32), jnp.zeros((), jnp.int32)
+        return jnp.full((), self.start, jnp.int32), jnp.zeros((), jnp.int32)
 
     def step(self, state: State, token: Int[Array, ""]) -> tuple[State, Float[Array, ""]]:
         before, length = state
@@ -52,7 +52,8 @@ class TextPattern(PrefixEvidence):
     def _increment(self, after: Int[Array, "*V"], length: Int[Array, ""]) -> Float[Array, "*V"]:
         possible = after > 0
         if self.num_tokens is not None:
-            possible &= self.distance[after] <= jnp.maximum(self.num_tokens - length - 1, 0)
+            left = jnp.maximum(self.num_tokens - length - 1, 0)
+            possible &= after < jnp.searchsorted(self.distance, left, side="right")
         return jnp.where(possible, 0.0, -jnp.inf)
 
     def cut(self, state: State) -> Float[Array, ""]:
@@ -67,7 +68,7 @@ class TextPattern(PrefixEvidence):
         if isinstance(self.distance, Tracer):
             return
         end = horizon.eos_policy != "truncate"
-        needed = int(self.distance[automaton.START]) + end
+        needed = int(self.distance[self.start]) + end
         if needed > horizon.max_new_tokens:
             raise EvidenceError(
                 f"The shortest match of {self.pattern} has {needed} tokens"
@@ -112,8 +113,8 @@ def text_pattern(
     texts: automaton.ByteAutomaton, prior: Prior, pattern: str, name: str
 ) -> TextPattern:
     """Evidence that the text of a completion is accepted; `pattern` is what errors call it."""
-    table, distance = automaton.over_tokens(texts, prior.token_bytes(), prior.eos, pattern)
-    return TextPattern(jnp.asarray(table), jnp.asarray(np.asarray(distance)), pattern, name)
+    table, distance, start = automaton.over_tokens(texts, prior.token_bytes(), prior.eos, pattern)
+    return TextPattern(jnp.asarray(table), jnp.asarray(distance), start, pattern, name)
 
 
 def check_vocabulary(name: str, vocab_size: int, prior: Prior) -> None:

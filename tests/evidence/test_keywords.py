@@ -38,7 +38,9 @@ def test_whole_words():
 
 def test_the_shortest_match_is_of_all_words_together():
     evidence = keywords(["aab", "bb"], language())
-    assert int(evidence.distance[1]) == 4  # "aabb", not 3 as each alone, nor 5 as one by one
+    assert (
+        int(evidence.distance[evidence.start]) == 4
+    )  # "aabb", not 3 as each alone, nor 5 as one by one
     with pytest.raises(EvidenceError, match=r"keywords \['aab', 'bb'\] has 4 tokens"):
         Target(language(), evidence, max_new_tokens=3)
 
