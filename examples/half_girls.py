@@ -15,11 +15,11 @@ import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from scipy import stats
 
 import bayesft as bft
 from bayesft.report import palette
-from bayesft.report.completions import Column, completions_table, first_completions
 from bayesft.report.progress import Reporter
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "assets"
@@ -78,14 +78,13 @@ def main(num_tokens: int, num_draws: int, num_particles: int):
         with progress.call(f"sampling {name}"):
             target = bft.Target(lm, evidence, **settings)
             fresh[name] = bft.sample(target, bft.samplers.smc(num_particles, every=16), next(keys))
-    columns = [
-        Column(name, style, first_completions(draws, girls, prior.log_weights[0], num=4))
-        for name, style, draws in (
-            ("prior", palette.PRIOR, prior),
-            ("half girls", palette.POSTERIOR, fresh["half girls"].resample(next(keys), 16)),
-        )
-    ]
-    console.print(completions_table(columns, num_draws))
+    some = fresh["half girls"].resample(next(keys), 4)
+    stories = Table(box=box.SIMPLE_HEAD, expand=True, show_edge=False)
+    stories.add_column("prior", style=palette.PRIOR, ratio=1)
+    stories.add_column("half girls", style=palette.POSTERIOR, ratio=1)
+    for texts in zip(prior.text[0][:4], some.text[0], strict=True):
+        stories.add_row(*(Text(" ".join(text.split())) for text in texts), end_section=True)
+    console.print(stories, "")
 
     console.print("[bold]Moments of fresh draws of the posterior[/]")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
