@@ -19,12 +19,12 @@ import numpy as np
 import optax
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from scipy import stats
 
 import bayesft as bft
 from bayesft.report import palette
-from bayesft.report.completions import Column, completions_table, first_completions
 from bayesft.report.progress import Reporter
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "assets"
@@ -32,7 +32,7 @@ ASSETS = Path(os.environ.get("BAYESFT_ASSETS", BESIDE))
 LEXICON = (ASSETS / "sentiment" / "vader_lexicon.txt").read_text("utf-8").splitlines()
 VALENCES = {word: float(mean) for word, mean, *_ in (line.split("\t") for line in LEXICON)}
 THRESHOLDS = (-0.5, -0.8)
-BETAS = (0.2, 0.1, 0.05)
+BETAS = (0.4, 0.2, 0.1)
 LEVEL = 0.95
 
 
@@ -92,7 +92,7 @@ def main(num_tokens: int, num_runs: int, num_particles: int, num_steps: int, num
                 soft(beta),
                 twist,
                 objective=bft.twists.contrastive(),
-                optimizer=optax.adam(optax.cosine_decay_schedule(3e-3, num_steps, alpha=0.1)),
+                optimizer=optax.adam(1e-2),
                 num_steps=num_steps,
                 num_particles=num_lanes,
                 key=next(keys),
@@ -105,7 +105,7 @@ def main(num_tokens: int, num_runs: int, num_particles: int, num_steps: int, num
     guide = bft.lm.lora(lm, rank=8, key=next(keys))
     with progress.fit("fitting the guide", 2 * num_steps) as callback:
         guide = bft.fit(
-            soft(BETAS[1]),
+            soft(BETAS[-1]),
             guide,
             objective=bft.objectives.reverse_kl,
             estimator=bft.estimators.leave_one_out(num_samples=num_lanes // 4),
@@ -120,11 +120,9 @@ def main(num_tokens: int, num_runs: int, num_particles: int, num_steps: int, num
         # Weights of a guide against the prior would resample away what the guide steers to.
         "guided": bft.samplers.smc(num_particles, proposal=guide, ess_threshold=0),
         "twisted": bft.samplers.twisted(twist, num_particles),
-        "twisted, guided": bft.samplers.twisted(twist, num_particles, guide=guide),
     }
     # Equal prompts are independent runs, whose spread is an honest error.
     settings = {"prompts": [prompt] * num_runs, "max_new_tokens": num_tokens}
-    columns = []
     for threshold in THRESHOLDS:
         target = bft.Target(lm, below(threshold), **settings)
         found = {}
@@ -132,16 +130,14 @@ def main(num_tokens: int, num_runs: int, num_particles: int, num_steps: int, num
             with progress.call(f"score < {threshold}: {name}"):
                 found[name] = bft.sample(target, sampler, next(keys))
         console.print(table(threshold, found, num_particles), "")
-        console.print(agreement(found), "")
-        alive = [p for p, s in enumerate(found["twisted"].status) if s != bft.Status.ALL_DEAD]
-        if alive:
-            some = bft.sample(target.select(alive[:1]), samplers["twisted"], next(keys))
-            if some.status[0] == bft.Status.OK:
-                chosen = some.resample(next(keys), 16)
-                shown = first_completions(chosen, sadness, np.zeros(16), num=2)
-                columns.append(Column(f"score < {threshold}", palette.POSTERIOR, shown))
-    if columns:
-        console.print(completions_table(columns, num_particles))
+        console.print(agreement(found))
+        gain = found["twisted"].ess.mean() / max(float(found["plain"].ess.mean()), 1e-9)
+        if (found["plain"].status == bft.Status.OK).any():
+            console.print(f"Twisted SMC has {float(gain):.1f} times the ESS of plain SMC.")
+        if (found["twisted"].status == bft.Status.OK).all():
+            for text in list(dict.fromkeys(found["twisted"].resample(next(keys), 16).text[0]))[:2]:
+                console.print(f"[{palette.MUTED}]{score(text):+.2f}[/]  {escape(repr(text))}")
+        console.print()
 
 
 def table(threshold: float, found: dict[str, bft.Draws], num_particles: int) -> Table:
