@@ -73,7 +73,7 @@ class BlockGibbs(Kernel):
                 cause="a large vocabulary or block.",
                 remedy="give num_candidates, for example block_gibbs(block_size, 16).",
             )
-        return BlockGibbs(size, self.num_candidates)
+        return dataclasses.replace(self, block_size=size)
 
     def propose(self, target: Target, xs: Prompt, keys: Key, chains: Chains) -> Candidates:
         num_tokens = target.horizon.max_new_tokens

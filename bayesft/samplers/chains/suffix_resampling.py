@@ -55,7 +55,7 @@ class SuffixResampling(Kernel):
     proposal: Prior | BoundGuide | None = None
 
     def bind(self, target: Target) -> SuffixResampling:
-        return SuffixResampling(fitting_guide(target, self.proposal))
+        return dataclasses.replace(self, proposal=fitting_guide(target, self.proposal))
 
     def propose(self, target: Target, xs: Prompt, keys: Key, chains: Chains) -> Candidates:
         prior, horizon, guide = target.prior, target.horizon, self.proposal
