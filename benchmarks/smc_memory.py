@@ -31,27 +31,24 @@ def resident(field: str) -> int:
     raise SystemExit(f"/proc/self/status has no {field}")
 
 
-def draw(lm, num_particles: int, num_tokens: int) -> bft.Draws:
+def advanced(lm, num_particles: int, num_tokens: int, steps: int):
+    """Particles after some steps of the loop that `bft.sample` runs, and the compiled loop."""
+    key = jax.random.key(0)
     target = bft.Target(lm, POTENTIAL, prompts=[[1]], max_new_tokens=num_tokens)
     sampler = bft.samplers.smc(num_particles=num_particles, ess_threshold=1)
-    return jax.block_until_ready(bft.sample(target, sampler, jax.random.key(0)))
+    state, (proposing, random) = sampler.init(target, key), sampler.parts(target, key)
+    arguments = (target, proposing, state.schedule, random, state.particles, steps)
+    loop = sequential.advance_in_place.lower(*arguments).compile()
+    return jax.block_until_ready(loop(*arguments)), loop
 
 
 def main() -> None:
-    advance, found = sequential.advance_in_place, []
-
-    def watched(*arguments):
-        compiled = advance.lower(*arguments).compile()
-        found.append(compiled.memory_analysis())
-        return compiled(*arguments[:-1], min(arguments[-1], STEPS))
-
     with saved_model(SMALL, num_key_value_heads=KEY_HEADS) as (lm, _):
-        draw(lm, 8, 8)  # the libraries' own memory is there before
+        advanced(lm, 8, 8, 8)  # the libraries' own memory is there before
         before = resident("VmRSS")
-        sequential.advance_in_place = watched
-        draws = draw(lm, PARTICLES, TOKENS)
+        particles, loop = advanced(lm, PARTICLES, TOKENS, STEPS)
         peak = resident("VmHWM") - before
-    analysis = found[-1]
+    analysis = loop.memory_analysis()
     compiled = (
         analysis.argument_size_in_bytes
         + analysis.output_size_in_bytes
@@ -67,7 +64,7 @@ def main() -> None:
         process_gib=peak / GIB,
         process_ratio=peak / CACHE,
         asked_at_most=1.25,
-        resamplings=int(draws.info["num_resamples"][0]),
+        resamplings=int(particles.num_resamples[0]),
     )
 
 
