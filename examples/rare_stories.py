@@ -56,6 +56,8 @@ def below(threshold: float):
 def log_z_interval(draws: bft.Draws) -> tuple[float, float, float]:
     """log of the mean of Ẑ over the independent runs, and its limits by Student's t at LEVEL."""
     z = np.exp(np.asarray(draws.log_z, np.float64))
+    if not z.any():  # nothing was seen, and P ≤ 1 is all that is known
+        return -math.inf, -math.inf, 0.0
     margin = stats.t.ppf((1 + LEVEL) / 2, len(z) - 1) * z.std(ddof=1) / math.sqrt(len(z))
     with np.errstate(divide="ignore"):
         mean, low, high = np.log([z.mean(), max(z.mean() - margin, 0.0), z.mean() + margin])
