@@ -32,12 +32,12 @@ from bayesft.samplers.best_of_n import best_of_n
 from bayesft.samplers.chains import block_gibbs, particle_gibbs, suffix_resampling
 from bayesft.samplers.importance import importance
 from bayesft.samplers.mcmc import mcmc
+from bayesft.samplers.nested import nested_smc
 from bayesft.samplers.quasi_rejection import quasi_rejection
 from bayesft.samplers.quasi_rejection_diagnostics import (
     choose_log_beta,
     quasi_rejection_diagnostics,
 )
-from bayesft.samplers.nested import nested_smc
 from bayesft.samplers.rejection import rejection
 from bayesft.samplers.smc import smc
 from bayesft.samplers.soft_best_of_n import soft_best_of_n
