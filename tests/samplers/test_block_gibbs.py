@@ -1,5 +1,7 @@
 """Block Gibbs leaves the target invariant, listed or drawn, and with another kernel reaches it."""
 
+import importlib
+
 import jax.numpy as jnp
 import pytest
 from samplers.kernels import assert_converges, assert_invariant, one_target, planted
@@ -70,6 +72,7 @@ def test_settings_out_of_range(monkeypatch):
             block_gibbs(*settings)
     with pytest.raises(SamplerError, match="nothing to choose from"):
         block_gibbs(1, 1)
-    monkeypatch.setattr("bayesft.samplers.chains.block_gibbs.MAX_BLOCKS", 3)
+    module = importlib.import_module("bayesft.samplers.chains.block_gibbs")
+    monkeypatch.setattr(module, "MAX_BLOCKS", 3)
     with pytest.raises(SamplerError, match="too many to list"):
         block_gibbs(2).bind(one_target())

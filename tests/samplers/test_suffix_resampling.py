@@ -83,10 +83,10 @@ def test_planted_bugs_are_caught(bug, proposal):
 
 
 def test_what_is_impossible_or_nan_is_never_chosen():
-    keys = jax.random.split(KEY, (1, 200))
     infinity = -jnp.inf
 
     def chosen(rule, current, candidate):
+        keys = jax.random.split(jax.random.key(1), (1, 200))
         weights = jnp.broadcast_to(jnp.asarray([current, candidate], jnp.float32), (1, 200, 2))
         return set(np.asarray(rule(keys, weights)).ravel().tolist())
 
