@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bayesft.base import Prior, Prompt, PyTree
 from bayesft.priors.sequence import inverse_cdf
-from bayesft.samplers.proposers import Choice, Proposal, Proposer, constrained, log_prob_of
+from bayesft.samplers.proposers import Choice, FromPrior, Proposal, constrained, log_prob_of
 from bayesft.target import Target
 
 _DUST = 1e-6
@@ -33,19 +32,8 @@ class _Search(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ByRejection(Proposer):
+class ByRejection(FromPrior):
     """See `adaptive_weighted_rejection`."""
-
-    prior: Prior
-
-    def start(self, xs: Prompt, num_particles: int, max_new_tokens: int):
-        return self.prior.start(xs, num_particles, max_new_tokens)
-
-    def advance(self, state: PyTree, tokens: Int[Array, "P N"]):
-        return self.prior.advance(state, tokens)
-
-    def reorder(self, state: PyTree, ancestors: Int[Array, "P N"]) -> PyTree:
-        return self.prior.reorder(state, ancestors)
 
     def choose(self, random, logits, prefixes):
         logits = constrained(logits, prefixes)
