@@ -11,7 +11,7 @@ from samplers.language import features, outcome_of
 from bayesft._sample import sample
 from bayesft.testing import assert_frequencies, assert_unbiased, enumerate_target
 
-FAMILY = 60
+FAMILY = 200
 """Assertions of the tests of this room: together they fail correct code with probability 1e-6."""
 
 
