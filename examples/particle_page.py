@@ -70,7 +70,7 @@ def main(num_tokens: int, num_particles: int, num_samples: int, out: Path) -> No
         ),
         (
             "The same with tokens",
-            'Stories that must mention "girl" within 16 tokens, with a proposal that looks one '
+            'Stories that must mention "girl" within 12 tokens, with a proposal that looks one '
             "token ahead.",
             genealogy_svg(
                 word.info["ancestors"][:, 0], word.info["history"].tokens[:, 0], lm.decode

@@ -201,7 +201,9 @@ def _variety(
     if found.log_prob is not None:
         surprise = np.where(weights > 0, -found.log_prob, 0.0)
         mean = (weights * surprise).sum(1)
-        spread = np.sqrt((weights**2 * (surprise - mean[:, None]) ** 2).sum(1))
+        # −E_w[log γ] + log Ẑ: the weights' own error is in both parts; equal ones have none.
+        influence = weights * (surprise - mean[:, None]) + (weights - 1 / weights.shape[1])
+        spread = np.sqrt(np.square(influence).sum(1))
         entropy = Estimate(np.where(alive, mean, np.nan), spread)
     overlaps = np.asarray(overlap)
     return Variety(
@@ -261,13 +263,15 @@ def _self_overlap(
     """Mean over random pairs i ≠ j with probability in proportion to w_i·w_j, and its error."""
     if (weights > 0).sum() < 2:
         return np.nan, np.nan
-    one, other = [], []
-    while len(one) < size:
-        pairs = random.choice(weights.size, (2, size), p=weights)
-        different = pairs[0] != pairs[1]
-        one += pairs[0][different].tolist()
-        other += pairs[1][different].tolist()
-    values = [overlap(units[i], units[j]) for i, j in zip(one[:size], other[:size], strict=True)]
+    # i in proportion to w_i·(1 − w_i), then j among the others: redrawing equal pairs instead would
+    # never end where one draw holds nearly all of the weight.
+    others = np.array([weights[:i].sum() + weights[i + 1 :].sum() for i in range(weights.size)])
+    first = weights * others
+    pairs = []
+    for i in random.choice(weights.size, size, p=first / first.sum()):
+        rest = np.where(np.arange(weights.size) == i, 0.0, weights) / others[i]
+        pairs.append((i, random.choice(weights.size, p=rest / rest.sum())))
+    values = [overlap(units[int(i)], units[int(j)]) for i, j in pairs]
     # Pairs share draws: the error is that of at most half as many draws as are effective.
     effective = min(size, 0.5 / np.square(weights).sum())
     return float(np.mean(values)), float(np.std(values) / np.sqrt(effective))

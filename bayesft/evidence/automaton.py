@@ -18,6 +18,8 @@ from bayesft.evidence import grammar_extra
 
 MAX_ENTRIES = 2**28
 """Largest table, in entries of two bytes (of four where there are more than 32767 states)."""
+MAX_STATES = 2**16
+"""Of an intersection, of 1 kB each."""
 START = 1
 _END, _ENTRY = 256, 257
 """Tokens beside the 256 bytes under which patterns are compiled."""
@@ -63,7 +65,7 @@ def from_regex(pattern: str) -> ByteAutomaton:
     # The empty alternative matches first, which ends the search at once: one that went on from
     # later beginnings could take exponentially many states. "xy" is where the pattern itself
     # begins; alone, the compiler tells whether it looks at what stands before it.
-    compiled(f"(?:{body})|")
+    compiled(f"{body}|")  # without brackets, which would make up for some that are missing
     index = compiled(rf"xy(?:{body})\z|")
     rows = index.get_transitions()
     start = rows[index.get_initial_state()][_ENTRY]
@@ -102,6 +104,12 @@ def intersection(one: ByteAutomaton, two: ByteAutomaton) -> ByteAutomaton:
         left, right = one.after[a], two.after[b]
         codes = np.where((left == 0) | (right == 0), 0, left.astype(np.int64) * width + right)
         for code in np.unique(codes[codes > 0]).tolist():
+            if len(number) > MAX_STATES:
+                raise EvidenceError(
+                    f"The texts that hold all of several words take more than {MAX_STATES} states.",
+                    cause="many keywords at once: states double with each.",
+                    remedy="add up the evidence of single keywords, which is the same.",
+                )
             if code not in number:
                 number[code] = len(number) + START
                 waiting.append(divmod(code, width))

@@ -19,8 +19,9 @@ def context_free(grammar: str, prior: Prior, *, name: str = "context_free") -> T
     behind a whole text. The posterior is the prior *conditioned* on the language.
 
     The parser runs on the host, in one call per token for all particles: where a pattern will do,
-    `regex` is faster. It remembers each prefix that it has met, about 300 bytes apiece, for as long
-    as the evidence lives. Whether the horizon is long enough is not known in advance.
+    `regex` is faster. It remembers each prefix that it has met, about 300 bytes apiece, until JAX's
+    caches are cleared (`jax.clear_caches`), and the parsers and masks (V bytes) of some thousands.
+    Whether the horizon is long enough is not known in advance.
 
     Raises EvidenceError for a grammar that does not compile, with llguidance's message, one that no
     token can begin, and without the extra `grammar`. Raises PromptError for a prior without text.

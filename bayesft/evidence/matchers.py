@@ -97,8 +97,10 @@ class Grammar:
 
     def _grow(self, handle: int, token: int) -> int:
         matcher = self._matcher(handle).deep_copy()
-        if not matcher.consume_token(token):
+        if not self._accepts(matcher, token):
             return 0
+        matcher.consume_token(token)
+        _require_sound(matcher)
         self._parents.append((handle, token))
         self._accepting.append(bool(matcher.is_accepting()))
         new = len(self._parents) - 1
@@ -118,6 +120,7 @@ class Grammar:
             path.append(token)
         matcher = (self._root if at == ROOT else self._matchers[at]).deep_copy()
         matcher.consume_tokens(path[::-1])
+        _require_sound(matcher)
         _keep(self._matchers, handle, matcher)
         return matcher
 
@@ -131,11 +134,18 @@ class Grammar:
         mask = np.zeros(len(self.token_bytes), bool)
         if forced:
             for token in self._compatible(forced):
-                mask[token] = matcher.deep_copy().consume_token(token)
+                mask[token] = self._accepts(matcher.deep_copy(), token)
             return mask
-        bits = np.frombuffer(matcher.deep_copy().compute_bitmask(), np.uint8)
+        asked = matcher.deep_copy()
+        bits = np.frombuffer(asked.compute_bitmask(), np.uint8)
+        _require_sound(asked)
         mask[:] = np.unpackbits(bits, bitorder="little")[: len(mask)]
         return mask
+
+    def _accepts(self, matcher: Any, token: int) -> bool:
+        accepted = matcher.validate_tokens([token]) == 1
+        _require_sound(matcher)
+        return accepted
 
     def _compatible(self, forced: bytes) -> list[int]:
         """Tokens that write a beginning of these bytes, or all of them and more."""
@@ -231,3 +241,13 @@ class TextGrammar(PrefixEvidence):
         handles = np.asarray(handles)
         masks = np.stack([self.grammar.mask(handle) for handle in handles.ravel().tolist()])
         return masks.reshape(*handles.shape, -1)
+
+
+def _require_sound(matcher: Any) -> None:
+    """Raise where the parser gave up: it never raises by itself, and would forbid what is valid."""
+    if matcher.is_error():
+        raise EvidenceError(
+            f"The parser of the grammar gave up: {matcher.get_error()}",
+            cause="a limit of llguidance on the size of its parser or lexer.",
+            remedy="simplify the grammar, or use bft.evidence.regex where a pattern will do.",
+        )

@@ -21,6 +21,7 @@ from bayesft.evidence.reward import reward
 from bayesft.target import Target
 
 MIN_ESS = 30
+_EDGE = 1e-6
 """Below, a moment is known to no better than about a fifth of its feature's standard deviation."""
 COLLINEAR = 1e-9
 """Smallest eigenvalue of a correlation matrix that float32 features can show."""
@@ -119,7 +120,9 @@ def moments(
     _check_ranges(table, possible, values, names)
     scale = _scales(log_weights, table, names)
     found = dual.solve(log_weights, table / scale, values / scale)
-    if not found.converged:
+    # Where a combination of features has no variance left, the moments lie at the edge of what is
+    # attainable, and the coefficients grew without bound on the way there.
+    if not found.converged or np.linalg.eigvalsh(found.covariance).min() < _EDGE:
         _refuse_unattained(log_weights, table / scale, values / scale, scale, names)
     ess = 1 / np.square(found.weights).sum(1)
     exact = draws.claim.kind == "exact"

@@ -54,6 +54,7 @@ SAMPLERS: dict[str, Callable[[int], Sampler]] = {
     "best_of_n": lambda num_draws: best_of_n(4, num_draws),
     "soft_best_of_n": lambda num_draws: soft_best_of_n(4, num_draws),
     "smc": smc,
+    "nested_smc": lambda num_draws: nested_smc(max(1, num_draws // 4), 4, 2),
     "mcmc": lambda num_draws: mcmc(suffix_resampling(), num_draws, num_steps=3, burn_in=2),
     "tempered": lambda num_draws: tempered(num_draws, (0, 0.5, 1)),
 }

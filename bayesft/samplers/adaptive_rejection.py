@@ -66,10 +66,12 @@ class ByRejection(FromPrior):
             )
 
         zeros = jnp.zeros(shape, prior.dtype)
+        # A search for a particle that has ended, or is dead, is over before it begins.
+        idle = jnp.zeros(shape, bool) if prefixes.needed is None else ~prefixes.needed
         start = _Search(
             logits=logits,
             token=jnp.full(shape, self.prior.eos[0], jnp.int32),
-            num_accepted=jnp.zeros(shape, jnp.int32),
+            num_accepted=jnp.where(idle, 2, 0),
             rejected=zeros,
             total=zeros + 1.0,
             attempt=jnp.int32(0),

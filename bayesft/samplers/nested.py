@@ -93,7 +93,7 @@ class NestedSampler(Sampler):
             if not finished:
                 particles, groups = _choose(proposing, self.outer, random, particles, groups)
         particles = particles.replace(log_weights=_joined(particles.log_weights, groups))
-        return self.rows.finish(key, SMCState(target, particles, schedule, stop, True))
+        return self.rows.finish(key, SMCState(target, particles, Schedule(self.outer), stop, True))
 
 
 def _grouped(values: Float[Array, "P R"], groups: Float[Array, "P N"]) -> Float[Array, "P N M"]:
@@ -161,10 +161,11 @@ def _choose(
 ) -> tuple[Particles, Float[Array, "P N"]]:
     """The end of a block: one inner particle stands for each group, and groups are resampled."""
     log_weights = _grouped(particles.log_weights, groups)
-    groups = groups + log_mean_exp(log_weights)
+    before, groups = groups, groups + log_mean_exp(log_weights)
     keys = random.for_blocks(particles.t)
     uniforms = jax.vmap(lambda key: jax.random.uniform(key, groups.shape[1:]))(keys[0])
-    possible = (log_weights > -jnp.inf).any(-1, keepdims=True)
+    # Unequal to -inf, not above it: NaN must come through to where it is noticed.
+    possible = (log_weights != -jnp.inf).any(-1, keepdims=True)
     chosen, _ = inverse_cdf(uniforms, jnp.where(possible, log_weights, 0.0))
     low = effective_sample_size(groups) < rule.threshold * groups.shape[1]
     low &= particles.active
@@ -174,12 +175,17 @@ def _choose(
     rows = jnp.broadcast_to(rows, log_weights.shape).reshape(particles.log_weights.shape)
     alive = jnp.take_along_axis(possible[..., 0], ancestors, axis=1)[..., None]
     reset = jnp.broadcast_to(jnp.where(alive, 0.0, -jnp.inf), log_weights.shape)
-    particles = _moved(proposing, particles, rows).replace(
-        log_weights=reset.reshape(particles.log_weights.shape),
+    # A prompt that is done keeps all of its inner particles, as it would alone.
+    going = particles.active[:, None]
+    slots = jax.lax.broadcasted_iota(jnp.int32, rows.shape, 1)
+    reset = jnp.where(going, reset.reshape(rows.shape), particles.log_weights)
+    particles = _moved(proposing, particles, jnp.where(going, rows, slots)).replace(
+        log_weights=reset,
         log_z=particles.log_z + jnp.where(low, log_mean_exp(groups), 0.0),
         num_resamples=particles.num_resamples + low,
     )
-    return particles, jnp.where(low[:, None], 0.0, jnp.where(possible[..., 0], groups, 0.0))
+    after = jnp.where(low[:, None], 0.0, jnp.where(possible[..., 0], groups, 0.0))
+    return particles, jnp.where(going, after, before)
 
 
 def _moved(proposing: Proposer, particles: Particles, rows: Int[Array, "P R"]) -> Particles:

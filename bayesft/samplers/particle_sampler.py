@@ -169,7 +169,8 @@ class ParticleSampler(Sampler):
     def _log_ended(self, key: Key, state: SMCState) -> Float[Array, " P"]:
         """Estimated from the draws themselves where they are plain samples of the prior."""
         target = state.target
-        of_prior = self.rule is None and type(proposer(target, self.proposal)) is FromPrior
+        plain = type(proposer(target, self.proposal)) is FromPrior
+        of_prior = plain and state.schedule.rule is None
         if of_prior and len(whole_terms(target)) == len(target.terms):  # none has stopped short
             return jnp.log(state.particles.paths.done.mean(-1))
         return estimate_log_ended(target, key, self.num_particles)

@@ -27,6 +27,8 @@ class Prefixes:
     states: tuple[PyTree, ...]
     """One per prefix evidence, leaves [P, N, ...]."""
     t: Int[Array, ""]
+    needed: Bool[Array, "P N"] | None = None
+    """Particles whose next token matters; None: all."""
 
     @classmethod
     def start(cls, target: Target, xs: Prompt, num_particles: int) -> tuple[PyTree, ...]:

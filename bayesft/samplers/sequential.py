@@ -191,12 +191,15 @@ def extend(
 ) -> Particles:
     """Draw the token at position t and account for it in the weights."""
     t, paths, horizon = particles.t, particles.paths, target.horizon
-    last, ended_before = t == horizon.max_new_tokens - 1, paths.done
-    prefixes = Prefixes(target, paths.prefix_states, t)
+    last = t == horizon.max_new_tokens - 1
+    # Alone, a prompt with nothing left to draw would have stopped: in a batch its rows stand still.
+    ended_before = paths.done | ~particles.active[:, None]
+    needed = particles.alive & ~ended_before
+    prefixes = Prefixes(target, paths.prefix_states, t, needed)
     choice = proposer.choose(random.at(t), logits, prefixes)
     token = jnp.where(ended_before, target.prior.eos[0], choice.token)
     log_prior, log_ratio = choice.log_prior, choice.log_ratio
-    done = ended_before | is_eos(token, target.prior.eos)
+    done = paths.done | (is_eos(token, target.prior.eos) & ~ended_before)
     if horizon.eos_policy == "condition":
         log_prior = jnp.where(~done & last, -jnp.inf, log_prior)
         log_ratio = jnp.where(~done & last, -jnp.inf, log_ratio)
@@ -223,7 +226,7 @@ def extend(
     paths = dataclasses.replace(
         paths,
         tokens=jax.lax.dynamic_update_index_in_dim(paths.tokens, token, t, 2),
-        lengths=paths.lengths + ~paths.done,
+        lengths=paths.lengths + ~ended_before,
         done=done,
         log_prior=add(paths.log_prior, log_prior),
         log_prefix=add(paths.log_prefix, increment),

@@ -122,7 +122,31 @@ class TiltedProposal(Proposal):
                 cause="a twist head on a prior that is not a language model.",
                 remedy="use a twist with a state of its own, such as bft.twists.model.",
             )
+        _require_vocabulary(self.twist, target)
         return Tilted(prior, fitting_guide(target, self.guide), self.twist)
+
+
+def _require_vocabulary(twist: Twist | None, target: Target) -> None:
+    vocab_size = target.prior.vocab_size
+    try:
+        if isinstance(twist, TwistHead):
+            size = target.prior.hidden_size  # pyright: ignore[reportAttributeAccessIssue]
+            hidden = jax.ShapeDtypeStruct((size,), jnp.float32)
+            found = jax.eval_shape(twist.read, hidden).shape[-1]
+        elif isinstance(twist, SteppedTwist):
+            size = target.horizon.max_new_tokens
+            start = jax.eval_shape(lambda xs: twist.start(xs, 1, size), target.xs)
+            found = start[1].shape[-1]
+        else:
+            return
+    except TypeError:  # sizes that cannot be multiplied
+        found = None
+    if found != vocab_size:
+        raise SamplerError(
+            f"The twist has log ψ of {found} tokens, the prior has {vocab_size}.",
+            cause="a twist for another model: its vocabulary or hidden size differs.",
+            remedy="make it from target.prior.",
+        )
 
 
 def locally_optimal(guide: Prior | BoundGuide | None = None) -> TiltedProposal:

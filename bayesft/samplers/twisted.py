@@ -25,9 +25,9 @@ def twisted(
         q(v) ∝ π0(v | prefix)·φ_t(v)/φ_{t-1}·ψ_t(prefix, v),
         w_t = w_{t-1} · Σ_v π0(v | prefix)·φ_t(v)/φ_{t-1}·ψ_t(prefix, v) / ψ_{t-1}(prefix)
 
-    (Zhao, Brekelmans, Makhzani and Grosse 2024). Claims hold for any twist; with the exact one,
-    ψ_t = E_π0[φ | y_1:t] for evidence on whole sequences, every weight is Z. With a `guide` the
-    proposal starts from it instead of the prior.
+    (Zhao, Brekelmans, Makhzani and Grosse 2024). The claim holds for any twist that is positive
+    where the target has mass; with the exact one, ψ_t = E_π0[φ | y_1:t] for evidence on whole
+    sequences, every weight is Z. With a `guide` the proposal starts from it instead of the prior.
 
     ψ is 1 on finished sequences. Evidence on whole sequences replaces the twist of a sequence that
     has ended at the next segment's end, every `every` tokens (default: at the horizon), and, unlike

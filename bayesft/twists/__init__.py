@@ -4,9 +4,9 @@ Contract. A twist is a `bayesft.base.Twist`, a pytree that gives log ψ of every
 `TwistHead` reads the prior's hidden states, a `SteppedTwist` has a state of its own. `params` are
 its trainable arrays, and ψ ≡ 1 where a constructor can make it so. On finished sequences ψ ≡ 1 as
 soon as all evidence is in the weight; evidence on whole sequences comes later, and until then the
-twist's value at the last token stands in for it. Any twist leaves the weights of
-`bft.samplers.twisted` proper; the exact one, ψ_t = E_π0[φ | y_1:t]/φ_prefix(y_1:t), makes each of
-them Z.
+twist's value at the last token stands in for it. Any twist that is positive where the target
+has mass leaves the weights of `bft.samplers.twisted` proper; the exact one,
+ψ_t = E_π0[φ | y_1:t]/φ_prefix(y_1:t), makes each of them Z.
 
 `fit` learns a twist from SMC's own samples. An objective is a frozen dataclass, made by a
 lower-case constructor, that maps the rollouts of one prompt (`Paths`) and posterior draws

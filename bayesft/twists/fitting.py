@@ -82,6 +82,7 @@ def fit(
     FitError where a loss or a gradient is not finite; and whatever evidence raises.
     """
     _check(target, twist, objective, num_steps, num_particles, prompts_per_step)
+    _require_positives(target, positives)
     objective = objective.bind(target)
     frame = twist.with_params(None)
     # The update donates its parameters, and the caller's twist must survive that.
@@ -98,7 +99,7 @@ def fit(
         rollouts = roll_out(batch, proposing, keys[1], num_particles)
         known = _known(positives, current, batch, rows, keys[2])
         ess, log_z, alive = _summary(rollouts)
-        if objective.needs_positives and known is None and not bool(alive):
+        if objective.needs_positives and not _usable(objective, known, bool(alive)):
             _refuse_dead(num_particles, step)
         params, state, value, norm = _update(
             objective, optimizer, params, state, frame, batch, batch.xs, rollouts, known
@@ -143,7 +144,9 @@ def _loss(
     losses = jax.vmap(objective)(paths, positives)
     if not objective.needs_positives:
         return losses.mean()
-    usable = (positives.weights.sum(-1) > 0) & (rollouts.log_weights > -jnp.inf).any(-1)
+    usable = positives.weights.sum(-1) > 0
+    if objective.needs_z:
+        usable &= (rollouts.log_weights > -jnp.inf).any(-1)
     return jnp.where(usable, losses, 0.0).sum() / jnp.maximum(usable.sum(), 1)
 
 
@@ -216,6 +219,26 @@ def require_fit(target: Target, twist: Twist) -> None:
             f"{(num_tokens, prior.vocab_size)}.",
             cause="a twist for another model: its vocabulary or hidden size differs.",
             remedy="make it from target.prior.",
+        )
+
+
+def _usable(objective: TwistObjective, known: tuple[Array, Array] | None, alive: bool) -> bool:
+    """Whether any prompt has posterior draws of positive weight, and what else is needed."""
+    if known is None:
+        return alive
+    return bool((known[1] > 0).any()) and (alive or not objective.needs_z)
+
+
+def _require_positives(target: Target, positives: PositiveDraws | None) -> None:
+    if not isinstance(positives, Draws):
+        return
+    found = positives.tokens.shape[0], positives.tokens.shape[2]
+    if found != (len(target.prompts), target.horizon.max_new_tokens):
+        raise SamplerError(
+            f"The positives have {found[0]} prompts and {found[1]} tokens, the target "
+            f"{len(target.prompts)} and {target.horizon.max_new_tokens}.",
+            cause="draws of another target.",
+            remedy="draw them from a target with the same prompts and max_new_tokens.",
         )
 
 

@@ -18,6 +18,8 @@ class TwistObjective(abc.ABC):
     """Whether sequences are drawn from the prior instead of the twisted proposal."""
     needs_positives: bool = True
     """Whether a step needs draws of positive posterior weight."""
+    needs_z: bool = False
+    """Whether it needs an estimate of Z from the rollouts, and so one of positive weight."""
 
     def bind(self, target: Target) -> Any:
         """The objective for a target; raises TargetError where it does not apply."""

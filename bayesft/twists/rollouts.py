@@ -21,7 +21,7 @@ from bayesft.samplers import sequential
 from bayesft.samplers.prefixes import Prefixes
 from bayesft.samplers.proposers import FromPrior, Proposer
 from bayesft.samplers.tilted import TiltedProposal
-from bayesft.samplers.validation import require_log_densities
+from bayesft.samplers.validation import require_log_densities, require_twists
 from bayesft.samplers.whole import whole_terms
 from bayesft.target import Target
 
@@ -110,6 +110,8 @@ def roll_out(target: Target, twist: Twist | None, key: Key, num_particles: int) 
                 scaled = term.scaled(jnp.asarray(values[term.evidence.name]))
                 found[asked] += np.asarray(scaled)
         log_end = jnp.asarray(found)
+    if twist is not None:
+        require_twists(twist, log_ratio.sum(-1))
     require_log_densities(target, log_ratio.sum(-1), log_end)
     return Rollouts(tokens, log_ratio, log_end)
 

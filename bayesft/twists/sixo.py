@@ -16,6 +16,8 @@ from bayesft.twists.rollouts import Paths, Positives
 class Sixo(TwistObjective):
     """See `sixo`."""
 
+    needs_z = True
+
     def __call__(self, paths: Paths, positives: Positives):
         log_prefix_weights = jnp.maximum(paths.log_prefix_weights, -1e30)
         log_mass = log_mean_exp(log_prefix_weights.T)

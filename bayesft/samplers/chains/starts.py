@@ -73,9 +73,11 @@ def given_draws(target: Target, key: Key, num_chains: int, initial: Draws) -> Ch
             cause="a sampler that found nothing possible (see draws.status).",
             remedy="give initial draws of positive weight for every prompt.",
         )
-    as_they_are = log_weights.shape[1] == num_chains and bool((log_weights == 0).all())
     slots = jnp.broadcast_to(jnp.arange(num_chains, dtype=jnp.int32), (shape[0], num_chains))
-    index = slots if as_they_are else _by_weight(target.xs.id, key, log_weights, slots)
+    index = _by_weight(target.xs.id, key, log_weights, slots)
+    if log_weights.shape[1] == num_chains:
+        even = (log_weights == log_weights[:, :1]).all(-1, keepdims=True)
+        index = jnp.where(even, slots, index)
     tokens = jnp.take_along_axis(jnp.asarray(initial.tokens), index[..., None], 1)
     lengths, log_prior, log_device = _densities(target, target.xs, tokens)
     log_evidence = with_host(
