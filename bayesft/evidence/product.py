@@ -55,10 +55,6 @@ class Product(Potential):
 class Power(Product):
     """log φ(y, x) = (α − 1) · log π0(y | x); its expert is the prior and its weight α − 1."""
 
-    @property
-    def bounds(self) -> tuple[float, float]:
-        return -math.inf, super().bounds[1]
-
     def _weighted(self, log_prob: Float[Array, ""]) -> Float[Array, ""]:
         # 0^α is 0 for every α here: what the prior excludes stays excluded below α = 1.
         return jnp.where(log_prob == -jnp.inf, -jnp.inf, self.weight * log_prob)

@@ -66,6 +66,17 @@ def test_entropy_and_overlap_are_those_of_enumeration(name):
     require(found()[name], of.get(name, exact().log_probs))
 
 
+def test_one_draw_that_holds_nearly_all_of_the_weight_ends():
+    """Pairs of different draws are then as rare as one in 1e17, and found all the same."""
+    target = replicated(IN_JAX, 1)
+    draws = importance(NUM).run(target, jax.random.key(0))
+    steep = draws.log_weights.at[:, 1:].set(-40.0).at[:, 0].set(0.0)
+    draws = dataclasses.replace(draws, log_weights=steep)
+    found = collapse(target, jax.random.key(1), draws={"steep": draws}, num_samples=64)
+    overlap_of = {row.name: row.self_overlap.value[0] for row in found.rows}
+    assert 0 <= overlap_of["steep"] <= 1
+
+
 def test_left_out_weights_are_caught():
     target = replicated(IN_JAX, 1)
     draws = importance(NUM).run(target, jax.random.key(0))

@@ -94,6 +94,7 @@ def test_real_vocabularies_allow_what_llguidance_allows(assets, folder):
     ("pattern", "said"),
     [
         ("(a", r"'\(a' does not compile: (?s:.*)unclosed group"),
+        ("a)|(b", "does not compile"),
         ("(?=a)b", "look-around, including"),
         (r"\bfoo", "word boundaries"),
         ("(^a|b)a", "does not compile"),

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samplers.claims import assert_proper_weights, assert_unbiased_weights
+from samplers.claims import FAMILY, assert_proper_weights, assert_unbiased_weights
 from samplers.language import (
     HAS_AB,
     IN_JAX,
     IN_PYTHON,
+    LOG_ENDED,
     NO_TOKEN,
     TOKEN_BY_TOKEN,
     WITHOUT_B,
@@ -18,9 +19,10 @@ from samplers.language import (
 
 from bayesft._sample import sample
 from bayesft.draws import Status
-from bayesft.errors import SamplerError
-from bayesft.samplers import nested, nested_smc
-from bayesft.testing import enumerate_target
+from bayesft.errors import EvidenceError, SamplerError
+from bayesft.evidence import prefix_potential
+from bayesft.samplers import ended, nested, nested_smc
+from bayesft.testing import assert_unbiased, enumerate_target
 
 RUNS = 4000
 KEY = jax.random.key(0)
@@ -70,6 +72,25 @@ def test_all_dead_ends_without_nan():
     draws = sample(replicated(NO_TOKEN, 3), nested_smc(4, 4, 2), KEY)
     assert (draws.status == Status.ALL_DEAD).all()
     assert np.isneginf(np.asarray(draws.log_z)).all()
+
+
+def _nan_for_early_b(state, token):
+    """NaN for all that begins with the second token, from the second position on."""
+    start = jnp.where(state == -1, token, state)
+    return start, jnp.where((state == 1), jnp.nan, 0.0)
+
+
+def test_nan_of_a_whole_group_is_not_taken_for_weight_zero():
+    target = replicated(prefix_potential(_nan_for_early_b, jnp.int32(-1)), 20)
+    with pytest.raises(EvidenceError, match="not a log-potential"):
+        sample(target, nested_smc(4, 4, 1), KEY)
+
+
+def test_the_prior_probability_of_ending_is_not_that_of_the_draws(monkeypatch):
+    monkeypatch.setattr(ended, "MAX_OUTCOMES", 0)
+    draws = sample(replicated(IN_JAX, RUNS, "condition"), nested_smc(4, 4, 2), KEY)
+    estimates = np.exp(np.asarray(draws.log_ended))
+    assert_unbiased(estimates, np.exp(LOG_ENDED), resolution=0.03, family=FAMILY)
 
 
 def test_settings_are_checked():
