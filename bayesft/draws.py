@@ -150,7 +150,7 @@ class Draws:
                 remedy="draw more, propose from a guide, or soften the constraint.",
             )
         keys = jax.random.split(key, len(self.prompts))
-        index = jax.vmap(lambda k, w: jax.random.categorical(k, w, shape=(num_draws,)))(
+        index = jax.vmap(lambda k, w: choose_by_weight(jax.random.uniform(k, (num_draws,)), w))(
             keys, self.log_weights
         )
 
@@ -188,3 +188,25 @@ def normalised_weights(log_weights: Float[Array, "*batch N"]) -> Float[Array, "*
 def log_mean_exp(log_weights: Float[Array, "*batch N"]) -> Float[Array, "*batch"]:
     """log of the mean weight; -inf where every one is -inf."""
     return jax.nn.logsumexp(log_weights, axis=-1) - jnp.log(log_weights.shape[-1])
+
+
+def cumulative_weights(log_weights: Float[Array, " N"]) -> Float[Array, " N"]:
+    """CDF of the normalised weights, such that rounding gives no mass to a weight of 0.
+
+    A parallel sum may step up or down across a weight of 0: entries are taken over from the last
+    positive weight, which makes them monotone. Dividing by the last entry makes it exactly 1.
+    """
+    weights = jnp.exp(log_weights - log_weights.max())
+    upper = jax.lax.cummax(jnp.where(weights > 0, jnp.cumsum(weights), 0.0))
+    return upper / upper[-1]
+
+
+def choose_by_weight(
+    points: Float[Array, " C"], log_weights: Float[Array, " N"]
+) -> Int[Array, " C"]:
+    """The index at which the CDF of the weights passes each point of [0, 1): memory C + N."""
+    chosen = jnp.searchsorted(cumulative_weights(log_weights), points, side="right")
+    # A point may round up to 1, past every entry: it belongs to the last positive weight.
+    slots = jnp.arange(log_weights.size, dtype=jnp.int32)
+    last = jnp.where(log_weights > -jnp.inf, slots, 0).max()
+    return jnp.minimum(chosen.astype(jnp.int32), last)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from bayesft.base import Claim, Enumerable, Key, Prior, sequence_lengths
-from bayesft.draws import Draws, Status
+from bayesft.draws import Draws, Status, choose_by_weight
 from bayesft.priors import scoring
 from bayesft.priors.sequence import normalised
 from bayesft.priors.stepped import enumerate_sequences
@@ -124,8 +124,8 @@ def _resample(
     alive = jnp.isfinite(log_weights).any(1)
     weights = jnp.where(alive[:, None], log_weights, 0.0)
     keys = jax.vmap(lambda prompt_id: jax.random.fold_in(key, prompt_id))(ids)
-    choose = jax.vmap(lambda key, weight: jax.random.categorical(key, weight, shape=(num_draws,)))
-    index = choose(keys, weights)
+    points = jax.vmap(lambda key: jax.random.uniform(key, (num_draws,)))(keys)
+    index = jax.vmap(choose_by_weight)(points, weights)
     return jax.tree.map(lambda a: jax.vmap(lambda row, i: row[i])(a, index), arrays), alive
 
 

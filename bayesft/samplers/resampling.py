@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bayesft.base import Key
-from bayesft.draws import normalised_weights
+from bayesft.draws import choose_by_weight, cumulative_weights, normalised_weights
 
 
 class Resampling(Protocol):
@@ -30,7 +30,7 @@ def systematic(key: Key, log_weights: Float[Array, " N"]) -> Int[Array, " N"]:
     count is ⌊N·W_n⌋ or ⌈N·W_n⌉. (Carpenter, Clifford and Fearnhead 1999.)
     """
     num_particles = log_weights.shape[0]
-    upper = cumulative(log_weights)
+    upper = cumulative_weights(log_weights)
     offset = jax.random.uniform(key, dtype=upper.dtype)
     below = jnp.ceil(num_particles * upper - offset)
     # N - u may round to N - 1: every point lies below a CDF entry of 1.
@@ -44,18 +44,15 @@ def stratified(key: Key, log_weights: Float[Array, " N"]) -> Int[Array, " N"]:
     u_i ~ U[0, 1) are independent, where `systematic` has one for all. (Kitagawa 1996.)
     """
     num_particles = log_weights.shape[0]
-    upper = cumulative(log_weights)
-    uniforms = jax.random.uniform(key, (num_particles,), upper.dtype)
+    uniforms = jax.random.uniform(key, (num_particles,), log_weights.dtype)
     points = (jnp.arange(num_particles) + uniforms) / num_particles
-    return _counts_of(jnp.searchsorted(upper, points, side="right"), log_weights)
+    return _num_chosen(points, log_weights)
 
 
 def multinomial(key: Key, log_weights: Float[Array, " N"]) -> Int[Array, " N"]:
     """Counts of N independent draws by weight (Gordon, Salmond and Smith 1993)."""
-    num_particles = log_weights.shape[0]
-    upper = cumulative(log_weights)
-    points = jax.random.uniform(key, (num_particles,), upper.dtype)
-    return _counts_of(jnp.searchsorted(upper, points, side="right"), log_weights)
+    points = jax.random.uniform(key, log_weights.shape, log_weights.dtype)
+    return _num_chosen(points, log_weights)
 
 
 def residual(key: Key, log_weights: Float[Array, " N"]) -> Int[Array, " N"]:
@@ -65,7 +62,7 @@ def residual(key: Key, log_weights: Float[Array, " N"]) -> Int[Array, " N"]:
     """
     num_particles = log_weights.shape[0]
     copies, rest = _whole_and_rest(log_weights)
-    upper = cumulative(jnp.log(rest))
+    upper = cumulative_weights(jnp.log(rest))
     points = jax.random.uniform(key, (num_particles,), upper.dtype)
     chosen = jnp.searchsorted(upper, points, side="right")
     drawn = jnp.arange(num_particles) < num_particles - copies.sum()
@@ -111,11 +108,8 @@ SCHEMES: tuple[Resampling, ...] = (systematic, stratified, multinomial, residual
 """Every scheme: what the laws walk."""
 
 
-def _counts_of(chosen: Int[Array, " N"], log_weights: Float[Array, " N"]) -> Int[Array, " N"]:
-    # A point may round up to 1, past every entry: it belongs to the last positive weight.
-    slots = jnp.arange(log_weights.size, dtype=jnp.int32)
-    last = jnp.where(log_weights > -jnp.inf, slots, 0).max()
-    return jnp.zeros_like(slots).at[jnp.minimum(chosen, last)].add(1)
+def _num_chosen(points: Float[Array, " N"], log_weights: Float[Array, " N"]) -> Int[Array, " N"]:
+    return jnp.zeros(points.shape, jnp.int32).at[choose_by_weight(points, log_weights)].add(1)
 
 
 def _whole_and_rest(log_weights: Float[Array, " N"]) -> tuple[Int[Array, " N"], Float[Array, " N"]]:
@@ -124,17 +118,6 @@ def _whole_and_rest(log_weights: Float[Array, " N"]) -> tuple[Int[Array, " N"], 
     copies = jnp.floor(expected + 4 * log_weights.size * jnp.finfo(expected.dtype).eps)
     rest = jnp.where(log_weights > -jnp.inf, jnp.maximum(expected - copies, 0.0), 0.0)
     return copies.astype(jnp.int32), rest
-
-
-def cumulative(log_weights: Float[Array, " N"]) -> Float[Array, " N"]:
-    """CDF of the normalised weights, such that rounding gives no mass to a weight of 0.
-
-    A parallel sum may step up or down across a weight of 0: entries are taken over from the last
-    positive weight, which makes them monotone. Dividing by the last entry makes it exactly 1.
-    """
-    weights = jnp.exp(log_weights - log_weights.max())
-    upper = jax.lax.cummax(jnp.where(weights > 0, jnp.cumsum(weights), 0.0))
-    return upper / upper[-1]
 
 
 def stay_in_place(counts: Int[Array, " N"]) -> Int[Array, " N"]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bayesft.base import Key, Prompt, sequence_lengths
-from bayesft.draws import Draws
+from bayesft.draws import Draws, choose_by_weight
 from bayesft.errors import SamplerError
 from bayesft.samplers.chains.kernel import Chains
 from bayesft.samplers.chains.moves import with_host
@@ -110,11 +110,10 @@ def _by_weight(
 ) -> Int[Array, "P C"]:
     def one(prompt_id: Array, log_weights: Array, slots: Array) -> Array:
         own = jax.random.fold_in(key, prompt_id)
-        return jax.vmap(lambda c: jax.random.categorical(jax.random.fold_in(own, c), log_weights))(
-            slots
-        )
+        points = jax.vmap(lambda c: jax.random.uniform(jax.random.fold_in(own, c)))(slots)
+        return choose_by_weight(points, log_weights)
 
-    return jax.vmap(one)(ids, log_weights, slots).astype(jnp.int32)
+    return jax.vmap(one)(ids, log_weights, slots)
 
 
 @jax.jit
