@@ -18,6 +18,7 @@ from rich.text import Text
 from bayesft.base import Key, Prior, sequence_lengths
 from bayesft.diagnostics.evaluated import Evaluator
 from bayesft.diagnostics.tilting import Estimate
+from bayesft.diagnostics.validation import require_belonging
 from bayesft.draws import Draws
 from bayesft.errors import DiagnosticError
 from bayesft.samplers.validation import require_count
@@ -114,7 +115,7 @@ def collapse(
     n-grams are of token ids without EOS, or of what `split` makes of a text: `str.split` for words.
     Give exact or weighted draws of the target among `draws` to compare with the posterior.
 
-    Raises DiagnosticError for draws of another target and for a name given twice.
+    Raises DiagnosticError for guides and draws of another target and for a name given twice.
     """
     guides, draws = dict(guides or {}), dict(draws or {})
     names = ["prior", *guides, *draws]
@@ -125,6 +126,7 @@ def collapse(
             remedy="give every guide and every set of draws a name of its own.",
         )
     num_samples = require_count("num_samples", num_samples)
+    require_belonging(target, guides, draws)
     sampled = {"prior": target.prior, **guides}
     rows = []
     for number, name in enumerate(names):
@@ -132,7 +134,7 @@ def collapse(
         if name in sampled:
             found = _sampled(target, sampled[name], own, num_samples)
         else:
-            found = _given(name, target, draws[name])
+            found = _given(draws[name])
         rows.append(_variety(name, target, found, own, num_samples, split))
     return Collapse(
         rows=rows,
@@ -161,14 +163,7 @@ def _sampled(target: Target, source: Prior, key: Key, num_samples: int) -> _Weig
     return _Weighted(tokens, lengths, weights, log_prob, equal=True)
 
 
-def _given(name: str, target: Target, draws: Draws) -> _Weighted:
-    expected = (len(target.prompts), target.horizon.max_new_tokens)
-    if (found := (draws.tokens.shape[0], draws.tokens.shape[2])) != expected:
-        raise DiagnosticError(
-            f"The draws {name!r} have (prompts, tokens) = {found}, the target {expected}.",
-            cause="they are draws of another target.",
-            remedy="draw from this target.",
-        )
+def _given(draws: Draws) -> _Weighted:
     log_prob = None
     if draws.claim.kind in ("proper weights", "exact draws") and draws.log_z is not None:
         log_density = np.asarray(draws.log_prior, np.float64) + np.asarray(draws.log_evidence)

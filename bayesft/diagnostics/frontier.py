@@ -15,6 +15,7 @@ from bayesft.diagnostics.evaluated import Evaluator
 from bayesft.diagnostics.order_statistics import best_of as best_of_n
 from bayesft.diagnostics.pareto import TRUSTED_K, pareto_k
 from bayesft.diagnostics.tilting import Estimate, Tilted, tilt
+from bayesft.diagnostics.validation import require_belonging
 from bayesft.draws import Draws
 from bayesft.errors import DiagnosticError
 from bayesft.samplers.plain import MAX_ROWS, Samples, propose
@@ -63,9 +64,11 @@ def frontier(
 
     Raises DiagnosticError for settings out of range and for draws of another target.
     """
-    grid = _checked(target, guides or {}, draws or {}, best_of, tilts, level, num_samples)
+    grid = _checked(best_of, tilts, level, num_samples)
+    given = {} if reference is None else {"reference": reference}
+    require_belonging(target, guides or {}, {**given, **(draws or {})})
     prior = _prior_evidence(target, jax.random.fold_in(key, 0), num_samples)
-    weighted = (prior, prior) if reference is None else _weighted(reference, target)
+    weighted = (prior, prior) if reference is None else _weighted(reference)
     curve, at_target = tilt(*weighted, grid), tilt(*weighted, np.ones(1))
     points = [
         _guide_point(name, target, guide, jax.random.fold_in(key, 1 + i), num_samples)
@@ -96,9 +99,8 @@ def _prior_evidence(target: Target, key: Key, num_samples: int) -> Float[np.ndar
     return Samples.join(batches, num_samples).log_evidence.astype(np.float64)
 
 
-def _weighted(draws: Draws, target: Target) -> tuple[np.ndarray, np.ndarray]:
+def _weighted(draws: Draws) -> tuple[np.ndarray, np.ndarray]:
     """Log-weights of mean Z and log φ of draws of the target."""
-    _require_shape("reference", draws, target)
     log_weights = np.asarray(draws.log_weights, np.float64)
     if draws.claim.kind == "exact draws" and draws.log_z is not None:
         filled = (log_weights > -np.inf).mean(-1, keepdims=True)
@@ -192,13 +194,7 @@ def _notes(
 
 
 def _checked(
-    target: Target,
-    guides: Mapping[str, Prior],
-    draws: Mapping[str, Draws],
-    best_of: Sequence[int],
-    tilts: Sequence[float],
-    level: float,
-    num_samples: int,
+    best_of: Sequence[int], tilts: Sequence[float], level: float, num_samples: int
 ) -> Float[np.ndarray, " L"]:
     for n in (num_samples, *best_of):
         require_count("num_samples or an n of best_of", n)
@@ -216,24 +212,4 @@ def _checked(
             cause="fewer samples than the largest n.",
             remedy="raise num_samples to several times the largest n.",
         )
-    for name, guide in guides.items():
-        theirs, ours = (guide.vocab_size, guide.eos), (target.prior.vocab_size, target.prior.eos)
-        if theirs != ours:
-            raise DiagnosticError(
-                f"The guide {name!r} has (V, EOS) = {theirs}, the target's prior {ours}.",
-                cause="guide and prior come from different models.",
-                remedy="make the guide from target.prior: bft.lm.lora or bft.trainable.",
-            )
-    for name, each in draws.items():
-        _require_shape(name, each, target)
     return grid
-
-
-def _require_shape(name: str, draws: Draws, target: Target) -> None:
-    expected = (len(target.prompts), target.horizon.max_new_tokens)
-    if (found := (draws.tokens.shape[0], draws.tokens.shape[2])) != expected:
-        raise DiagnosticError(
-            f"The draws {name!r} have (prompts, tokens) = {found}, the target {expected}.",
-            cause="they are draws of another target.",
-            remedy="draw from this target.",
-        )

@@ -19,7 +19,7 @@ type State = tuple[Int[Array, ""], Int[Array, ""]]
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TextPattern(PrefixEvidence):
     """log φ(y) = 0 where the text of y is in a regular language, -inf where it is not."""
 

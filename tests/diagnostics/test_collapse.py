@@ -13,6 +13,7 @@ from samplers.language import IN_JAX, LANGUAGE, NOTHING, guide, replicated
 from bayesft.diagnostics import collapse
 from bayesft.diagnostics.collapse import _ngrams, overlap
 from bayesft.errors import DiagnosticError
+from bayesft.priors import markov
 from bayesft.samplers import best_of_n, importance, rejection
 from bayesft.testing import assert_coverage, enumerate_target
 
@@ -174,3 +175,5 @@ def test_what_does_not_fit_is_refused():
     other = importance(4).run(replicated(IN_JAX, 2), key)
     with pytest.raises(DiagnosticError, match="draws of another target"):
         collapse(target, key, draws={"d": other})
+    with pytest.raises(DiagnosticError, match=r"The guide 'g' has \(V, EOS\)"):
+        collapse(target, key, guides={"g": markov(np.zeros(2), np.zeros((2, 2)), eos=1)})
