@@ -13,11 +13,36 @@ from typing import Any
 
 from bayesft.errors import ModelError
 from bayesft.lm.architecture import Architecture
+from bayesft.lm.families.gemma import gemma
+from bayesft.lm.families.gemma2 import gemma2
+from bayesft.lm.families.gemma3_text import gemma3_text
 from bayesft.lm.families.gpt2 import gpt2
+from bayesft.lm.families.gpt_neo import gpt_neo
+from bayesft.lm.families.gpt_neox import gpt_neox
 from bayesft.lm.families.llama import llama
+from bayesft.lm.families.mistral import mistral
+from bayesft.lm.families.olmo2 import olmo2
+from bayesft.lm.families.phi3 import phi3
+from bayesft.lm.families.qwen2 import qwen2
+from bayesft.lm.families.qwen3 import qwen3
+from bayesft.lm.families.smollm3 import smollm3
 from bayesft.lm.settings import Settings
 
-FAMILIES: Mapping[str, Callable[[Settings], Architecture]] = {"gpt2": gpt2, "llama": llama}
+FAMILIES: Mapping[str, Callable[[Settings], Architecture]] = {
+    "gemma": gemma,
+    "gemma2": gemma2,
+    "gemma3_text": gemma3_text,
+    "gpt2": gpt2,
+    "gpt_neo": gpt_neo,
+    "gpt_neox": gpt_neox,
+    "llama": llama,
+    "mistral": mistral,
+    "olmo2": olmo2,
+    "phi3": phi3,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "smollm3": smollm3,
+}
 """Readers by `model_type`."""
 
 
@@ -36,5 +61,10 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         raise ModelError(
             f"config.json has {architecture.num_heads} query heads and "
             f"{architecture.num_key_heads} key heads; the first must be a multiple of the second."
+        )
+    if len(architecture.windows) != architecture.num_layers:
+        raise ModelError(
+            f"config.json has {architecture.num_layers} layers and says how "
+            f"{len(architecture.windows)} of them attend."
         )
     return architecture
