@@ -41,9 +41,7 @@ def test_a_decoder_shows_the_hidden_states_behind_its_logits(tiny):
 
 
 @pytest.mark.parametrize("fixture", ["tiny", "windowed"])
-def test_teacher_forced_logits_are_those_of_stepping(
-    fixture: str, request: pytest.FixtureRequest
-):
+def test_teacher_forced_logits_are_those_of_stepping(fixture: str, request: pytest.FixtureRequest):
     prior = request.getfixturevalue(fixture)
     logits, _ = step_through(prior)
     np.testing.assert_allclose(over_rows(prior.token_logits), logits, **TOLERANCE)

@@ -100,9 +100,7 @@ def test_linear_scaling_divides_positions(config: dict, tiny):
     rope = {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}
     scaled = bayesft.lm.initialise(config | rope, jax.random.key(0)).card.architecture
     plain = tiny.card.architecture
-    np.testing.assert_allclose(
-        scaled.ropes[0].frequencies(), plain.ropes[0].frequencies() / 2
-    )
+    np.testing.assert_allclose(scaled.ropes[0].frequencies(), plain.ropes[0].frequencies() / 2)
 
 
 def test_eos_comes_from_the_generation_config_first(folder: Path):
