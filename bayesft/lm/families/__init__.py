@@ -1,9 +1,26 @@
 """Model families: each is one file with a config reader and the names of its weights.
 
-Contract: `Family(read, names)` where `read(Settings) -> Architecture` takes every setting that
-changes the logits (what it does not take is refused, never ignored), and the architecture's
-`Names` say where a checkpoint keeps each part. A new family is one such file, one line in
-`FAMILIES`, and one golden folder. Law: logits agree with the reference implementation to 1e-4.
+| `model_type`  | what it has that Llama has not                                              |
+|---------------|-----------------------------------------------------------------------------|
+| `llama`       | RMS norms, rotary positions, a gated MLP; biases where the config says so   |
+| `mistral`     | a sliding window                                                            |
+| `qwen2`       | biases on q, k, v; windows in upper layers                                  |
+| `qwen3`       | norms of each head's q and k; windows in upper layers                       |
+| `smollm3`     | layers without positions                                                    |
+| `phi3`        | fused q-k-v and gate-up; partly rotated heads; a window                     |
+| `olmo2`       | norms after attention and MLP alone, and of all q and all k                 |
+| `gemma`       | scaled embeddings, norms stored as distances from 1, a GELU gate            |
+| `gemma2`      | as `gemma`; norms on both sides, soft caps, windows in every other layer    |
+| `gemma3_text` | as `gemma2` without the caps; norms of q and k, a second θ for windows      |
+| `gpt_neox`    | layer norms, attention beside the MLP, partly rotated heads, q-k-v per head |
+| `gpt2`        | layer norms, learned positions                                              |
+| `gpt_neo`     | as `gpt2`; unscaled attention, windows in every other layer                 |
+
+Contract: a reader `Settings -> Architecture` takes every setting that changes the logits (what it
+does not take is refused, never ignored), and the architecture's `Names` say where a checkpoint
+keeps each part. A new family is one such file, one line in `FAMILIES`, and one golden folder; most
+start from `rms_decoder`. Rotary positions are plain or scaled as "linear" or "llama3".
+Law: logits agree with the reference implementation to 1e-4.
 """
 
 from __future__ import annotations
