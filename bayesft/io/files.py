@@ -52,8 +52,8 @@ def require_folder(path: str | os.PathLike[str]) -> Path:
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise ModelError(
             f"The model folder {folder} {what}.",
-            remedy="give the path of a local folder with config.json and *.safetensors "
-            "(bayesft downloads nothing)",
+            remedy="give the path of a local folder with config.json and *.safetensors, or the "
+            "name of a model on the Hugging Face Hub, org/model",
         )
     return folder
 

@@ -1,11 +1,12 @@
 """Language models as priors: Hugging Face folders in, guides trained, folders out.
 
-Contract. `load(path)` gives a `LanguageModel`, a `bayesft.base.Prior` that is a pytree of arrays;
-everything else about it is hashed metadata, so that two loads of one folder share their traces.
-`lora(lm)` and `lm.trainable()` give guides: `params` are the trainable arrays alone, and the base
-weights of a LoRA guide are the language model's own. `load_adapter(lm, path)` reads a PEFT adapter,
-`initialise(config, key)` starts from random weights, and `save(path)` of each writes a folder that
-bayesft, transformers and PEFT read.
+Contract. `load(path)`, of a folder or of "org/model" on the Hugging Face Hub, gives a
+`LanguageModel`, a `bayesft.base.Prior` that is a pytree of arrays; everything else about it is
+hashed metadata, so that two loads of one folder share their traces. `lora(lm)` and `lm.trainable()`
+give guides: `params` are the trainable arrays alone, and the base weights of a LoRA guide are the
+language model's own. `load_adapter(lm, path)` reads a PEFT adapter, `initialise(config, key)`
+starts from random weights, and `save(path)` of each writes a folder that bayesft, transformers and
+PEFT read.
 
 One forward pass (`decoder`) serves every use; what differs is the *context* that attention sees:
 the tokens alone, a prompt before them, or a cache that one token at a time is written into. The

@@ -15,20 +15,27 @@ class Names:
     """Where a checkpoint keeps each part: module names as transformers spells them.
 
     The modules of a layer are relative to `layer`. Several names for one part mean that the
-    checkpoint keeps separately what the decoder computes in one product.
+    checkpoint keeps separately what the decoder computes in one product; None means that a model
+    of the family has no such part.
     """
 
     base: str
     embedding: str
     positions: str | None
+    """The learned position embedding."""
     layer: str
-    attention_norm: str
+    attention_norm: str | None
     query_key_value: tuple[str, ...]
     attention_output: str
-    mlp_norm: str
+    mlp_norm: str | None
     up: tuple[str, ...]
     down: str
     final_norm: str
+    query_norm: str | None = None
+    key_norm: str | None = None
+    attention_post_norm: str | None = None
+    """A norm of what attention adds to the residual stream."""
+    mlp_post_norm: str | None = None
     head: str = "lm_head"
     kernels_are_transposed: bool = True
     """Whether kernels are stored [out, in], as torch's Linear does, or [in, out] (Conv1D)."""
@@ -64,7 +71,7 @@ class Projection:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A decoder-only transformer with pre-norm blocks; hashable, so it can be static under jit."""
+    """A decoder-only transformer; hashable, so it can be static under jit."""
 
     vocab_size: int
     width: int
@@ -78,19 +85,42 @@ class Architecture:
     norm_epsilon: float
     activation: Activation
     gated: bool
-    rope: Rope | None
-    """Rotary positions; None means a learned position embedding."""
-    attention_bias: bool
-    output_bias: bool
-    mlp_bias: bool
+    ropes: tuple[Rope | None, ...]
+    """Rotary positions of each layer; None means that its queries and keys are not rotated."""
+    windows: tuple[int | None, ...]
+    """How many tokens each layer sees, the new one included; None means all of them."""
+    attention_scale: float
+    """What query-key products are multiplied by."""
     tied: bool
     """Whether the head is the embedding."""
     names: Names
+    attention_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    query_key_norm: Literal["head", "projection"] | None = None
+    """Whether queries and keys are normed before they are rotated: each head alone, or all."""
+    interleaved: bool = False
+    """Whether a fused projection holds q, k, v head by head, not all queries first."""
+    parallel: bool = False
+    """Whether the MLP reads what attention reads, not what attention returns."""
+    norm_offset: float = 0.0
+    """What is added to the stored scale of every norm."""
+    embedding_scale: float = 1.0
+    score_cap: float | None = None
+    """Attention scores s become cap · tanh(s / cap) before the softmax."""
+    logit_cap: float | None = None
+    """The same for the logits."""
 
     @property
-    def attention_scale(self) -> float:
-        """What query-key products are multiplied by."""
-        return self.head_dim**-0.5
+    def query_key_norm_widths(self) -> tuple[int, int] | None:
+        """How many outputs the norms of queries and of keys take together."""
+        match self.query_key_norm:
+            case None:
+                return None
+            case "head":
+                return self.head_dim, self.head_dim
+            case "projection":
+                return self.num_heads * self.head_dim, self.num_key_heads * self.head_dim
 
     @property
     def projections(self) -> dict[tuple[str, str], Projection]:

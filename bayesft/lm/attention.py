@@ -8,19 +8,38 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
+
+from bayesft.lm.activations import soft_cap
 
 MASKED = -1e30
 """Score of a masked position: finite, so that a fully masked row has no NaN."""
 
 
 @dataclasses.dataclass(frozen=True)
+class Sight:
+    """How a layer attends: its number, how many positions it sees, and the cap of its scores."""
+
+    layer: int
+    window: int | None = None
+    cap: float | None = None
+
+    def sees(self, distance: Int[Array, "*shape"]) -> Bool[Array, "*shape"]:
+        """Whether a query sees a key that stands this many positions before it."""
+        past = distance >= 0
+        return past if self.window is None else past & (distance < self.window)
+
+
+@dataclasses.dataclass(frozen=True)
 class Shared:
-    """Keys and values of a prompt, without a particle axis, and which of them are real."""
+    """Keys and values of a prompt, without a particle axis, and which of them a query sees.
+
+    Particles see the same of their prompt, and so do queries where `visible` has one row for all.
+    """
 
     keys: Float[Array, "P heads S head_dim"]
     values: Float[Array, "P heads S head_dim"]
-    real: Bool[Array, "P S"]
+    visible: Bool[Array, "P q S"]
 
 
 def attend(
@@ -29,8 +48,9 @@ def attend(
     values: Float[Array, "R heads T head_dim"],
     visible: Bool[Array, "Q T"],
     shared: Shared | None = None,
+    cap: float | None = None,
 ) -> Float[Array, "P N Q heads_q head_dim"]:
-    """softmax(q kᵀ) v over the own positions that are visible and the prompt's real ones.
+    """softmax(q kᵀ) v over the own positions and the prompt's that are visible.
 
     Own keys have one row per particle, R = P · N; the query is scaled already. One softmax runs
     over both parts without putting them together, so that the prompt is read once for all of its
@@ -43,10 +63,13 @@ def attend(
     own_query = query.reshape(rows, num_queries, heads, -1, head_dim).transpose(0, 2, 3, 1, 4)
     group = own_query.shape[2]
     own_query = own_query.reshape(rows, heads, group * num_queries, head_dim)
-    part = _part(own_query, keys, values, jnp.tile(visible, (group, 1))[None, None])
+    part = _part(own_query, keys, values, jnp.tile(visible, (group, 1))[None, None], cap)
     if shared is not None:
         prompt_query = _to_prompts(own_query, num_prompts)
-        prompt = _part(prompt_query, shared.keys, shared.values, shared.real[:, None, None])
+        mask = shared.visible[:, None]
+        if mask.shape[2] > 1:
+            mask = jnp.tile(mask, (1, 1, num_particles * group, 1))
+        prompt = _part(prompt_query, shared.keys, shared.values, mask, cap)
         part = _join(part, jax.tree.map(lambda x: _to_rows(x, rows), prompt))
     _, total, mixed = part
     mixed = (mixed / total).astype(query.dtype)
@@ -62,9 +85,9 @@ class _Part(NamedTuple):
     mixed: Float[Array, "rows heads queries head_dim"]
 
 
-def _part(query: Array, keys: Array, values: Array, mask: Array) -> _Part:
+def _part(query: Array, keys: Array, values: Array, mask: Array, cap: float | None) -> _Part:
     scores = jnp.einsum("rhqd,rhtd->rhqt", query, keys, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, scores, MASKED)
+    scores = jnp.where(mask, soft_cap(scores, cap), MASKED)
     top = lax.stop_gradient(scores.max(-1, keepdims=True))
     weights = jnp.exp(scores - top)
     mixed = jnp.einsum(
@@ -94,7 +117,7 @@ def _to_rows(x: Array, rows: int) -> Array:
     return split.swapaxes(1, 2).reshape(rows, heads, -1, last)
 
 
-def causal(num_positions: int) -> Bool[Array, "T T"]:
-    """Which positions each position sees: itself and those before."""
+def distances(num_positions: int) -> Int[Array, "T T"]:
+    """How many positions each position (column) stands before each other (row)."""
     position = jnp.arange(num_positions, dtype=jnp.int32)
-    return position[None] <= position[:, None]
+    return position[:, None] - position[None]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from bayesft.lm.attention import Shared, attend, causal
+from bayesft.lm.attention import Shared, Sight, attend, distances
 from bayesft.lm.decoder import Heads
 
 type KeyValue = tuple[Array, Array]
@@ -24,11 +24,16 @@ class PromptCache:
     """Each [P, heads, S, head_dim]."""
     length: Int[Array, " P"]
 
-    def shared(self, layer: int) -> Shared:
-        """What attention in a layer sees of the prompts; padding is not real."""
-        keys, values = self.layers[layer]
+    def shared(self, sight: Sight, after: Int[Array, " Q"]) -> Shared:
+        """What a layer sees of the prompts from positions length + after; never padding."""
+        keys, values = self.layers[sight.layer]
         position = jnp.arange(keys.shape[2], dtype=jnp.int32)
-        return Shared(keys, values, position[None] < self.length[:, None])
+        visible = (position[None] < self.length[:, None])[:, None]
+        if sight.window is not None:
+            # Positions count from the first token, so padding stands between none of them.
+            query = self.length[:, None] + after[None]
+            visible = visible & sight.sees(query[..., None] - position[None, None])
+        return Shared(keys, values, visible)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +41,11 @@ class Alone:
     """The new tokens see each other, causally; keeps their keys and values per row."""
 
     def attend(
-        self, layer: int, query: Heads, keys: Heads, values: Heads
+        self, sight: Sight, query: Heads, keys: Heads, values: Heads
     ) -> tuple[Heads, KeyValue]:
         keys, values = _rows(keys), _rows(values)
-        mixed = attend(query, keys, values, causal(query.shape[2]))
-        return mixed, (keys, values)
+        visible = sight.sees(distances(query.shape[2]))
+        return attend(query, keys, values, visible, cap=sight.cap), (keys, values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +54,12 @@ class AfterPrompt:
 
     prompt: PromptCache
 
-    def attend(self, layer: int, query: Heads, keys: Heads, values: Heads) -> tuple[Heads, None]:
+    def attend(self, sight: Sight, query: Heads, keys: Heads, values: Heads) -> tuple[Heads, None]:
         keys, values = _rows(keys), _rows(values)
-        visible = causal(query.shape[2])
-        return attend(query, keys, values, visible, self.prompt.shared(layer)), None
+        num_tokens = query.shape[2]
+        visible = sight.sees(distances(num_tokens))
+        shared = self.prompt.shared(sight, jnp.arange(num_tokens, dtype=jnp.int32))
+        return attend(query, keys, values, visible, shared, sight.cap), None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +71,15 @@ class NextToken:
     step: Int[Array, ""]
 
     def attend(
-        self, layer: int, query: Heads, keys: Heads, values: Heads
+        self, sight: Sight, query: Heads, keys: Heads, values: Heads
     ) -> tuple[Heads, KeyValue]:
-        cached_keys, cached_values = self.layers[layer]
+        cached_keys, cached_values = self.layers[sight.layer]
         keys = lax.dynamic_update_slice_in_dim(cached_keys, _rows(keys), self.step, axis=2)
         values = lax.dynamic_update_slice_in_dim(cached_values, _rows(values), self.step, axis=2)
         position = jnp.arange(keys.shape[2], dtype=jnp.int32)
-        visible = (position <= self.step)[None]
-        mixed = attend(query, keys, values, visible, self.prompt.shared(layer))
+        visible = sight.sees(self.step - position)[None]
+        shared = self.prompt.shared(sight, self.step[None])
+        mixed = attend(query, keys, values, visible, shared, sight.cap)
         return mixed, (keys, values)
 
 

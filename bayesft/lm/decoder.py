@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from bayesft.lm.activations import FUNCTIONS
+from bayesft.lm.activations import FUNCTIONS, soft_cap
 from bayesft.lm.architecture import Activation, Architecture
+from bayesft.lm.attention import Sight
 from bayesft.lm.linear import Adapter, Factor, Linear
 from bayesft.lm.norm import Norm
 from bayesft.lm.rotary import Rotation
@@ -24,7 +25,7 @@ type Heads = Float[Array, "P N T heads head_dim"]
 class Context(Protocol):
     """Where attention finds keys and values: the new tokens, a prompt, a cache."""
 
-    def attend(self, layer: int, query: Heads, keys: Heads, values: Heads) -> tuple[Heads, Any]:
+    def attend(self, sight: Sight, query: Heads, keys: Heads, values: Heads) -> tuple[Heads, Any]:
         """Attention of the new tokens of a layer, and what the context keeps of their keys."""
         ...
 
@@ -32,24 +33,39 @@ class Context(Protocol):
 class Attention(nnx.Module):
     """Multi-head attention with grouped keys (arXiv:2305.13245)."""
 
-    def __init__(self, architecture: Architecture, make: LinearMaker):
+    def __init__(self, architecture: Architecture, layer: int, make: LinearMaker):
         self.query_key_value = make(("attention", "query_key_value"))
         self.output = make(("attention", "output"))
         self.num_heads = architecture.num_heads
         self.num_key_heads = architecture.num_key_heads
         self.head_dim = architecture.head_dim
+        self.interleaved = architecture.interleaved
         self.scale = architecture.attention_scale
+        self.sight = Sight(layer, architecture.windows[layer], architecture.score_cap)
+        widths = architecture.query_key_norm_widths
+        self.query_norm, self.key_norm = (
+            (None, None) if widths is None else (_norm(architecture, width) for width in widths)
+        )
 
-    def __call__(
-        self, x: Array, rotation: Rotation | None, layer: int, context: Context
-    ) -> tuple[Array, Any]:
-        heads = self.query_key_value(x).reshape(*x.shape[:-1], -1, self.head_dim)
+    def __call__(self, x: Array, rotation: Rotation | None, context: Context) -> tuple[Array, Any]:
+        heads = self._heads(x)
         rotated, values = jnp.split(heads, [self.num_heads + self.num_key_heads], axis=-2)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, keys = jnp.split(rotated, [self.num_heads], axis=-2)
+            parts = (_over_groups(self.query_norm, query), _over_groups(self.key_norm, keys))
+            rotated = jnp.concatenate(parts, axis=-2)
         if rotation is not None:
             rotated = rotation.apply(rotated)
         query, keys = jnp.split(rotated, [self.num_heads], axis=-2)
-        mixed, kept = context.attend(layer, query * self.scale, keys, values)
+        mixed, kept = context.attend(self.sight, query * self.scale, keys, values)
         return self.output(mixed.reshape(*x.shape[:-1], -1)), kept
+
+    def _heads(self, x: Array) -> Array:
+        """Queries, keys and values as heads, in this order."""
+        heads = self.query_key_value(x)
+        if self.interleaved:
+            heads = heads.reshape(*x.shape[:-1], self.num_heads, 3, self.head_dim).swapaxes(-3, -2)
+        return heads.reshape(*x.shape[:-1], -1, self.head_dim)
 
 
 class Mlp(nnx.Module):
@@ -71,23 +87,30 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    """x + attention(norm x), then x + mlp(norm x)."""
+    """y = x + post(attention(norm x)), then y + post(mlp(norm y)), or y + post(mlp(norm x)).
 
-    def __init__(self, architecture: Architecture, make: LinearMaker):
-        norm = functools.partial(
-            Norm, architecture.width, architecture.norm, architecture.norm_epsilon
-        )
-        self.attention_norm = norm()
-        self.attention = Attention(architecture, make)
-        self.mlp_norm = norm()
+    Of the norms before and after, each is there or not; the last form is the parallel one.
+    """
+
+    def __init__(self, architecture: Architecture, layer: int, make: LinearMaker):
+        names = architecture.names
+
+        def norm(name: str | None) -> Norm | None:
+            return None if name is None else _norm(architecture, architecture.width)
+
+        self.attention_norm = norm(names.attention_norm)
+        self.attention = Attention(architecture, layer, make)
+        self.attention_post_norm = norm(names.attention_post_norm)
+        self.mlp_norm = norm(names.mlp_norm)
         self.mlp = Mlp(architecture, make)
+        self.mlp_post_norm = norm(names.mlp_post_norm)
+        self.parallel = architecture.parallel
 
-    def __call__(
-        self, x: Array, rotation: Rotation | None, layer: int, context: Context
-    ) -> tuple[Array, Any]:
-        mixed, kept = self.attention(self.attention_norm(x), rotation, layer, context)
-        x = x + mixed
-        return x + self.mlp(self.mlp_norm(x)), kept
+    def __call__(self, x: Array, rotation: Rotation | None, context: Context) -> tuple[Array, Any]:
+        mixed, kept = self.attention(_normed(self.attention_norm, x), rotation, context)
+        y = x + _normed(self.attention_post_norm, mixed)
+        changed = self.mlp(_normed(self.mlp_norm, x if self.parallel else y))
+        return y + _normed(self.mlp_post_norm, changed), kept
 
 
 class Decoder(nnx.Module):
@@ -111,11 +134,15 @@ class Decoder(nnx.Module):
             return nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32) * deviation)
 
         self.embedding = table(architecture.vocab_size)
-        self.positions = None if architecture.rope else table(architecture.max_positions)
-        self.layers = nnx.List([Block(architecture, make) for _ in range(architecture.num_layers)])
-        self.final_norm = Norm(architecture.width, architecture.norm, architecture.norm_epsilon)
+        learned = architecture.names.positions is not None
+        self.positions = table(architecture.max_positions) if learned else None
+        layers = range(architecture.num_layers)
+        self.layers = nnx.List([Block(architecture, layer, make) for layer in layers])
+        self.final_norm = _norm(architecture, architecture.width)
         self.head = None if architecture.tied else table(architecture.vocab_size)
-        self.rope = architecture.rope
+        self.ropes = architecture.ropes
+        self.embedding_scale = architecture.embedding_scale
+        self.logit_cap = architecture.logit_cap
 
     @property
     def output_rows(self) -> Float[Array, "V D"]:
@@ -130,12 +157,16 @@ class Decoder(nnx.Module):
         Positions broadcast to the tokens: sines are computed once where rows share a position.
         """
         x = self.embedding[...].at[tokens].get(mode="clip")
+        if self.embedding_scale != 1.0:
+            x = x * jnp.asarray(self.embedding_scale, x.dtype)
         if self.positions is not None:
             x = x + self.positions[...].at[positions].get(mode="clip")
-        rotation = None if self.rope is None else self.rope.rotation(positions)
+        # Layers that turn by the same angles share them.
+        ropes = dict.fromkeys(self.ropes)
+        rotations = {rope: None if rope is None else rope.rotation(positions) for rope in ropes}
         kept = []
-        for index, block in enumerate(self.layers):
-            x, keys = block(x, rotation, index, context)
+        for rope, block in zip(self.ropes, self.layers, strict=True):
+            x, keys = block(x, rotations[rope], context)
             kept.append(keys)
         return self.final_norm(x), tuple(kept)
 
@@ -143,7 +174,22 @@ class Decoder(nnx.Module):
         """Unnormalised log-probabilities of the next token, in float32."""
         flat = hidden.reshape(-1, hidden.shape[-1])
         scores = jnp.matmul(flat, self.output_rows.T, preferred_element_type=jnp.float32)
+        scores = soft_cap(scores, self.logit_cap)
         return scores.reshape(*hidden.shape[:-1], scores.shape[-1])
+
+
+def _norm(architecture: Architecture, width: int) -> Norm:
+    return Norm(width, architecture.norm, architecture.norm_epsilon, architecture.norm_offset)
+
+
+def _normed(norm: Norm | None, x: Array) -> Array:
+    return x if norm is None else norm(x)
+
+
+def _over_groups(norm: Norm, heads: Array) -> Array:
+    """Norms each head where the norm is as wide as a head, all heads together where it is wider."""
+    width = norm.scale.shape[0]
+    return norm(heads.reshape(*heads.shape[:-2], -1, width)).reshape(heads.shape)
 
 
 @functools.cache

@@ -123,8 +123,9 @@ class DecoderPrior(Prior):
         The prompt is a pass of its own that depends on x alone: under a `vmap` over completions
         it runs once per prompt.
         """
-        hidden, rows = self.hidden_states(tokens, x), self.decoder().output_rows
-        return horizon.finish(log_probs_of(tokens, hidden, rows), tokens, self.eos)
+        decoder, hidden = self.decoder(), self.hidden_states(tokens, x)
+        log_probs = log_probs_of(tokens, hidden, decoder.output_rows, decoder.logit_cap)
+        return horizon.finish(log_probs, tokens, self.eos)
 
     def token_logits(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, "T V"]:
         return self.decoder().logits(self.hidden_states(tokens, x))

@@ -13,15 +13,18 @@ from flax import nnx
 
 from bayesft.base import Key
 from bayesft.errors import GuideError, ModelError
-from bayesft.io.files import read_json, require_folder
+from bayesft.io.files import read_json
+from bayesft.io.hub import find_folder, is_name
 from bayesft.io.peft import CONFIG, STEM, read_peft_config
 from bayesft.io.tensors import open_tensors
+from bayesft.lm.adapters import OWN as ADAPTER_FILES
 from bayesft.lm.adapters import read_factors
 from bayesft.lm.card import make_card
 from bayesft.lm.decoder import Decoder
 from bayesft.lm.language_model import LanguageModel
 from bayesft.lm.linear import Adapter
 from bayesft.lm.lora import LoraGuide
+from bayesft.lm.saving import OWN as MODEL_FILES
 from bayesft.lm.targets import resolve
 from bayesft.lm.tokenizer import Tokenizer, read_tokenizer
 from bayesft.lm.weights import read_weights
@@ -30,17 +33,19 @@ from bayesft.lm.weights import read_weights
 def load(
     path: str | os.PathLike[str], dtype: Any = jnp.float32, *, tokenizer: bool = True
 ) -> LanguageModel:
-    """The language model in a folder of Hugging Face format, as a prior.
+    """The language model in a folder of Hugging Face format, or of a name "org/model", as a prior.
 
     Reads `config.json`, `*.safetensors` (one file or an index of shards, in any float type),
     `tokenizer.json` with what lies beside it, and `generation_config.json` where there is one.
     Weights are converted to `dtype`, float32 for exact work. `tokenizer=False` loads a folder
-    without a tokenizer; prompts are then token ids. Nothing in the folder is executed.
+    without a tokenizer; prompts are then token ids. Nothing in the folder is executed. Where there
+    is no folder "org/model", these files of the model of that name are taken from Hugging Face's
+    cache, or downloaded into it.
 
     Raises ModelError, before any tensor is read, for a folder that is missing, incomplete or
     corrupt, and for models whose forward pass is not implemented exactly.
     """
-    folder = require_folder(path).resolve()
+    folder = find_folder(path, (*MODEL_FILES, CONFIG))
     if not (folder / "config.json").exists() and (folder / CONFIG).exists():
         raise ModelError(
             f"{folder} holds an adapter, not a model.",
@@ -52,13 +57,14 @@ def load(
     generation = folder / "generation_config.json"
     generation_config = read_json(generation) if generation.exists() else None
     reader = read_tokenizer(folder) if tokenizer else None
-    card = make_card(folder.name, str(folder), config, generation_config, reader)
+    source = str(path) if is_name(path) else str(folder)
+    card = make_card(Path(source).name, source, config, generation_config, reader)
     weights = read_weights(open_tensors(folder), card.architecture, dtype)
     return LanguageModel(weights, card)
 
 
 def load_adapter(lm: LanguageModel, path: str | os.PathLike[str]) -> LoraGuide:
-    """The LoRA adapter in a PEFT folder, as a guide over its base model.
+    """The LoRA adapter in a PEFT folder or of a name on the Hub, as a guide over its base model.
 
     Raises ModelError for an adapter of another model, and for options beyond plain LoRA.
     """
@@ -67,7 +73,7 @@ def load_adapter(lm: LanguageModel, path: str | os.PathLike[str]) -> LoraGuide:
             f"An adapter is loaded over a language model, not a {type(lm).__name__}.",
             remedy="give what bft.lm.load returns",
         )
-    folder = require_folder(path).resolve()
+    folder = find_folder(path, ADAPTER_FILES)
     config = read_peft_config(folder)
     architecture = lm.card.architecture
     slots, unknown = resolve(config.target_modules, architecture)

@@ -38,15 +38,15 @@ class Llama3Scaling:
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
-    """Rotation of the head dimension's pairs by position · frequency."""
+    """Rotation of pairs of a head's first `size` dimensions by position · frequency."""
 
     theta: float
-    head_dim: int
+    size: int
     scaling: LinearScaling | Llama3Scaling | None = None
 
     def frequencies(self) -> np.ndarray:
-        """Angles per position, [head_dim / 2]."""
-        exponents = np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim
+        """Angles per position, [size / 2]."""
+        exponents = np.arange(0, self.size, 2, dtype=np.float64) / self.size
         frequencies = self.theta**-exponents
         return frequencies if self.scaling is None else self.scaling.scale(frequencies)
 
@@ -61,14 +61,16 @@ class Rope:
 
 @dataclasses.dataclass(frozen=True)
 class Rotation:
-    """cos and sin of the angles, [*shape, head_dim / 2], where shape broadcasts to the tokens'."""
+    """cos and sin of the angles, [*shape, size / 2], where shape broadcasts to the tokens'."""
 
     cos: Float[Array, "*shape half"]
     sin: Float[Array, "*shape half"]
 
     def apply(self, x: Float[Array, "*tokens heads head_dim"]) -> Array:
-        """x with the pairs (i, i + head_dim/2) of every head rotated, in float32."""
+        """x with the pairs (i, i + size/2) of every head rotated, in float32; the rest as it is."""
         cos, sin = jnp.expand_dims(self.cos, -2), jnp.expand_dims(self.sin, -2)
-        first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+        half = cos.shape[-1]
+        first, second, rest = jnp.split(x.astype(jnp.float32), [half, 2 * half], axis=-1)
         rotated = (first * cos - second * sin, second * cos + first * sin)
+        rotated = rotated if not rest.shape[-1] else (*rotated, rest)
         return jnp.concatenate(rotated, axis=-1).astype(x.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bayesft.errors import ModelError
@@ -13,7 +13,7 @@ INERT = re.compile(
     r"|use_cache|return_dict|output_(attentions|hidden_states)|(\w+_)?token_id|initializer_range"
     r"|\w*dropout\w*|\w*pdrop|gradient_checkpointing|pretraining_tp|summary_\w+|id2label|label2id"
     r"|task_specific_params|n_ctx|_from_model_config|problem_type|is_decoder"
-    r"|_?attn_implementation(_\w+)?"
+    r"|_?attn_implementation(_\w+)?|cache_implementation"
 )
 """Settings that do not change the logits of a forward pass without dropout. `auto_map` names code
 in the folder, which is never run: `model_type` alone decides, as in transformers by default."""
@@ -42,6 +42,14 @@ class Settings:
             raise self._wrong(name, value, "a positive number")
         return float(value)
 
+    def optional_integer(self, name: str, default: int | None) -> int | None:
+        """A positive integer; null means none, absent means the default."""
+        return None if self._is_off(name, default) else self.integer(name, default)
+
+    def optional_number(self, name: str, default: float | None) -> float | None:
+        """A positive number; null means none, absent means the default."""
+        return None if self._is_off(name, default) else self.number(name, default)
+
     def flag(self, name: str, default: bool) -> bool:
         """True or false; null and absent mean the default."""
         value = self._values.pop(name, None)
@@ -57,6 +65,34 @@ class Settings:
         if not isinstance(value, str) or value not in choices:
             raise self._wrong(name, value, f"one of {', '.join(choices)}")
         return choices[value]
+
+    def choices[T](
+        self, name: str, choices: Mapping[Any, T], default: Sequence[Any]
+    ) -> tuple[T, ...]:
+        """As many of the named choices as the default has; null and absent mean the default."""
+        value = self._values.pop(name, None)
+        value = default if value is None else value
+        known = isinstance(value, Sequence) and all(
+            isinstance(item, str | int) and item in choices for item in value
+        )
+        if not known or len(value) != len(default):
+            names = ", ".join(map(str, choices))
+            raise self._wrong(name, value, f"a list of {len(default)} of {names}")
+        return tuple(choices[item] for item in value)
+
+    def repeated(self, name: str, default: Sequence[Any]) -> list[Any]:
+        """A list that is written as [[items, times], …]; null and absent mean the default."""
+        value = self._values.pop(name, None)
+        value = default if value is None else value
+        try:
+            return [item for items, times in value for item in items * times]
+        except (TypeError, ValueError):
+            raise self._wrong(name, value, "a list of [[item, …], times]") from None
+
+    def inert(self, *names: str) -> None:
+        """Settings that leave the logits of this family as they are."""
+        for name in names:
+            self._values.pop(name, None)
 
     def require(self, name: str, only: Any) -> None:
         """A setting of which one value is supported; null and absent mean that value."""
@@ -93,6 +129,9 @@ class Settings:
                 remedy=f"use another model, or remove {name} from config.json if you know that "
                 "it leaves the logits as they are",
             )
+
+    def _is_off(self, name: str, default: float | None) -> bool:
+        return self._values.get(name, default) is None
 
     def _wrong(self, name: str, value: Any, expected: str) -> ModelError:
         happened = (

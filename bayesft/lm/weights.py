@@ -40,7 +40,7 @@ def tensors_of(architecture: Architecture) -> Iterator[Tensor]:
         yield Tensor(f"{names.positions}.weight", ("positions",), shape)
     for index in range(architecture.num_layers):
         yield from _layer(architecture, index)
-    yield from _norm(architecture, names.final_norm, ("final_norm",))
+    yield from _norm(architecture, names.final_norm, ("final_norm",), width)
     if not architecture.tied:
         yield Tensor(f"{names.head}.weight", ("head",), (vocab, width))
 
@@ -48,8 +48,16 @@ def tensors_of(architecture: Architecture) -> Iterator[Tensor]:
 def _layer(architecture: Architecture, index: int) -> Iterator[Tensor]:
     names, layer = architecture.names, ("layers", index)
     prefix = names.layer.format(index)
-    yield from _norm(architecture, f"{prefix}.{names.attention_norm}", (*layer, "attention_norm"))
-    yield from _norm(architecture, f"{prefix}.{names.mlp_norm}", (*layer, "mlp_norm"))
+    for part in ("attention_norm", "attention_post_norm", "mlp_norm", "mlp_post_norm"):
+        name = getattr(names, part)
+        if name is not None:
+            path = (*layer, part)
+            yield from _norm(architecture, f"{prefix}.{name}", path, architecture.width)
+    if architecture.query_key_norm_widths is not None:
+        widths = architecture.query_key_norm_widths
+        for part, width in zip(("query_norm", "key_norm"), widths, strict=True):
+            path = (*layer, "attention", part)
+            yield from _norm(architecture, f"{prefix}.{getattr(names, part)}", path, width)
     transposed = names.kernels_are_transposed
     for place, projection in architecture.projections.items():
         path = (*layer, *place)
@@ -61,11 +69,10 @@ def _layer(architecture: Architecture, index: int) -> Iterator[Tensor]:
                 yield Tensor(f"{name}.bias", (*path, "bias"), (slot.size,), slot.columns)
 
 
-def _norm(architecture: Architecture, name: str, path: Path) -> Iterator[Tensor]:
-    shape = (architecture.width,)
-    yield Tensor(f"{name}.weight", (*path, "scale"), shape)
+def _norm(architecture: Architecture, name: str, path: Path, width: int) -> Iterator[Tensor]:
+    yield Tensor(f"{name}.weight", (*path, "scale"), (width,))
     if architecture.norm == "layer":
-        yield Tensor(f"{name}.bias", (*path, "bias"), shape)
+        yield Tensor(f"{name}.bias", (*path, "bias"), (width,))
 
 
 def read_weights(files: TensorFiles, architecture: Architecture, dtype: Any) -> dict[str, Any]:

@@ -44,6 +44,14 @@ def tied() -> bayesft.lm.LanguageModel:
     return bayesft.lm.initialise(CONFIG | {"tie_word_embeddings": True}, jax.random.key(1))
 
 
+@pytest.fixture(scope="session")
+def windowed() -> bayesft.lm.LanguageModel:
+    """Gemma 2 with a window of 3 in the first of its two layers, and soft caps."""
+    own = {"model_type": "gemma2", "head_dim": 4, "sliding_window": 3, "query_pre_attn_scalar": 4}
+    caps = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
+    return bayesft.lm.initialise(CONFIG | own | caps, jax.random.key(2))
+
+
 @pytest.fixture
 def folder(tmp_path: Path, tiny: bayesft.lm.LanguageModel) -> Path:
     """The tiny model as a folder with a tokenizer, free to be damaged."""

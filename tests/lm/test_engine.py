@@ -59,7 +59,7 @@ def teacher_forced(prior, xs: Prompt, tokens: jax.Array) -> np.ndarray:
     return np.stack([logits[p, :, n - 1 : n - 1 + new] for p, n in enumerate(LENGTHS)])
 
 
-@pytest.mark.parametrize("fixture", ["tiny", "tied"])
+@pytest.mark.parametrize("fixture", ["tiny", "tied", "windowed"])
 def test_stepping_equals_teacher_forcing(fixture: str, request: pytest.FixtureRequest):
     prior, xs, tokens = request.getfixturevalue(fixture), make_prompts(), continuations()
     stepped = step_through(prior, xs, tokens)
@@ -76,27 +76,47 @@ def test_a_prompt_in_a_batch_equals_the_same_prompt_alone(tiny):
         )
 
 
-def test_the_bucket_of_a_prompt_changes_nothing(tiny):
-    xs, tokens = make_prompts(), continuations()
+@pytest.mark.parametrize("fixture", ["tiny", "windowed"])
+def test_the_bucket_of_a_prompt_changes_nothing(fixture: str, request: pytest.FixtureRequest):
+    prior, xs, tokens = request.getfixturevalue(fixture), make_prompts(), continuations()
     wider = dataclasses.replace(
         xs, tokens=jnp.pad(xs.tokens, ((0, 0), (0, 8)), constant_values=PADDING)
     )
     np.testing.assert_allclose(
-        step_through(tiny, wider, tokens), step_through(tiny, xs, tokens), **TOLERANCE
+        step_through(prior, wider, tokens), step_through(prior, xs, tokens), **TOLERANCE
     )
 
 
 def test_planted_bug_in_the_padding_mask_is_noticed(tiny, monkeypatch: pytest.MonkeyPatch):
     shared = contexts.PromptCache.shared
 
-    def unmasked(self, layer):
-        found = shared(self, layer)
-        return dataclasses.replace(found, real=jnp.ones_like(found.real))
+    def unmasked(self, sight, after):
+        found = shared(self, sight, after)
+        return dataclasses.replace(found, visible=jnp.ones_like(found.visible))
 
     monkeypatch.setattr(contexts.PromptCache, "shared", unmasked)
     xs, tokens = make_prompts(), continuations()
     broken = jax.jit(lambda *args: _step_through(*args))(tiny, xs, tokens)
     assert np.abs(broken - teacher_forced(tiny, xs, tokens)).max() > 1e-2
+
+
+@pytest.mark.parametrize("counted", ["from the padded end", "from the prompt's end alone"])
+def test_planted_bug_in_the_windows_positions_is_noticed(
+    windowed, monkeypatch: pytest.MonkeyPatch, counted: str
+):
+    shared = contexts.PromptCache.shared
+
+    def misplaced(self, sight, after):
+        if counted == "from the padded end":
+            after = after + self.layers[0][0].shape[2] - self.length.min()
+        else:
+            after = jnp.zeros_like(after)
+        return shared(self, sight, after)
+
+    monkeypatch.setattr(contexts.PromptCache, "shared", misplaced)
+    xs, tokens = make_prompts(), continuations()
+    broken = jax.jit(lambda *args: _step_through(*args))(windowed, xs, tokens)
+    assert np.abs(broken - teacher_forced(windowed, xs, tokens)).max() > 1e-2
 
 
 def random_state(tiny) -> DecodeState:

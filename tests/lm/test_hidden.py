@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bayesft.base import Prior, Prompt, ShowsHidden
 
@@ -39,10 +40,12 @@ def test_a_decoder_shows_the_hidden_states_behind_its_logits(tiny):
     np.testing.assert_allclose(over_rows(tiny.hidden_states), hidden, **TOLERANCE)
 
 
-def test_teacher_forced_logits_are_those_of_stepping(tiny):
-    logits, _ = step_through(tiny)
-    np.testing.assert_allclose(over_rows(tiny.token_logits), logits, **TOLERANCE)
-    by_stepping = over_rows(lambda y, x: Prior.token_logits(tiny, y, x))
+@pytest.mark.parametrize("fixture", ["tiny", "windowed"])
+def test_teacher_forced_logits_are_those_of_stepping(fixture: str, request: pytest.FixtureRequest):
+    prior = request.getfixturevalue(fixture)
+    logits, _ = step_through(prior)
+    np.testing.assert_allclose(over_rows(prior.token_logits), logits, **TOLERANCE)
+    by_stepping = over_rows(lambda y, x: Prior.token_logits(prior, y, x))
     np.testing.assert_allclose(by_stepping, logits, **TOLERANCE)
-    alone = tiny.token_logits(TOKENS[0, 0, :1], jax.tree.map(lambda a: a[0], XS))
+    alone = prior.token_logits(TOKENS[0, 0, :1], jax.tree.map(lambda a: a[0], XS))
     np.testing.assert_allclose(alone, logits[0, 0, :1], **TOLERANCE)

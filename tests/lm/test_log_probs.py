@@ -44,6 +44,15 @@ def test_chunks_change_neither_value_nor_gradient(case, chunk: int):
         np.testing.assert_allclose(ours, theirs, **TOLERANCE)
 
 
+@pytest.mark.parametrize("chunk", [16, 64])
+def test_a_cap_bends_every_product(case, chunk: int):
+    hidden, rows, tokens, _ = case
+    capped = jax.nn.log_softmax(2 * jnp.tanh(hidden @ rows.T / 2))
+    expected = jnp.take_along_axis(capped, tokens[:, None], axis=1)[:, 0]
+    found = log_probs_of(tokens, hidden, rows, 2.0, chunk)
+    np.testing.assert_allclose(found, expected, **TOLERANCE)
+
+
 def test_values_far_apart_are_finite(case):
     hidden, rows, tokens, _ = case
     chunked = jax.value_and_grad(lambda h: log_probs_of(tokens, h, rows, chunk=16).sum())
@@ -102,13 +111,17 @@ def make_prompt(tokens: list[int], size: int) -> Prompt:
     return Prompt(jnp.asarray(padded), jnp.int32(len(tokens)), jnp.int32(0))
 
 
+@pytest.mark.parametrize("fixture", ["tiny", "windowed"])
 @pytest.mark.parametrize("prompt", [[1], [1, 7, 9, 11, 3]])
-def test_token_log_probs_are_the_log_softmax_of_logits(tiny, prompt: list[int]):
+def test_token_log_probs_are_the_log_softmax_of_logits(
+    fixture: str, prompt: list[int], request: pytest.FixtureRequest
+):
+    prior = request.getfixturevalue(fixture)
     tokens = [9, 4, 17, 2, 2, 2]  # ends at its fourth token
     line = prompt + tokens + [0] * (5 - len(prompt))
-    logits = tiny.logits(jnp.asarray([line], jnp.int32))[0, len(prompt) - 1 :][:6]
+    logits = prior.logits(jnp.asarray([line], jnp.int32))[0, len(prompt) - 1 :][:6]
     expected = plain_rows(logits, tokens) * (np.arange(6) < 4)
-    found = score(tiny, jnp.asarray(tokens, jnp.int32), make_prompt(prompt, 6), Horizon(6))
+    found = score(prior, jnp.asarray(tokens, jnp.int32), make_prompt(prompt, 6), Horizon(6))
     np.testing.assert_allclose(found, expected, **TOLERANCE)
 
 

@@ -10,9 +10,10 @@ import safetensors.numpy
 
 import bayesft.lm
 from bayesft.errors import ModelError
+from bayesft.lm.families import FAMILIES
 
 
-@pytest.mark.parametrize("name", ["llama", "llama3_scaled", "gpt2"])
+@pytest.mark.parametrize("name", [*FAMILIES, "llama3_scaled"])
 def test_export_gives_the_tensors_that_were_imported(golden: Path, tmp_path: Path, name: str):
     bayesft.lm.load(golden / name, tokenizer=False).save(tmp_path / "out")
     found, expected = (

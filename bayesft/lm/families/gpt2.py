@@ -26,22 +26,26 @@ NAMES = Names(
 def gpt2(settings: Settings) -> Architecture:
     """Reads a config with `model_type` "gpt2"."""
     width = settings.integer("n_embd", 768)
+    num_layers = settings.integer("n_layer", 12)
     num_heads = settings.integer("n_head", 12)
+    head_dim = width // num_heads
     settings.require("scale_attn_weights", True)
     return Architecture(
         vocab_size=settings.integer("vocab_size"),
         width=width,
-        num_layers=settings.integer("n_layer", 12),
+        num_layers=num_layers,
         num_heads=num_heads,
         num_key_heads=num_heads,
-        head_dim=width // num_heads,
+        head_dim=head_dim,
         mlp_width=settings.integer("n_inner", 4 * width),
         max_positions=settings.integer("n_positions", 1024),
         norm="layer",
         norm_epsilon=settings.number("layer_norm_epsilon", 1e-5),
         activation=settings.choice("activation_function", ACTIVATIONS, "gelu_new"),
         gated=False,
-        rope=None,
+        ropes=(None,) * num_layers,
+        windows=(None,) * num_layers,
+        attention_scale=head_dim**-0.5,
         attention_bias=True,
         output_bias=True,
         mlp_bias=True,
