@@ -32,7 +32,7 @@ def chi_upper_bound(order: float = 2.0, *, log_z: float = 0.0) -> ChiUpperBound:
     allowed. The bound is minimised through V, of which one draw is an unbiased estimate; `log_z` is
     any guess of log Z, which keeps powers in the range of floats. Any estimator; heavy-tailed where
     q is narrower than p*. Raises ObjectiveError for n ≤ 1, TargetError for data. (Dieng, Tran,
-    Ranganath, Paisley and Blei 2017, eqs. 2 and 6.)
+    Ranganath, Paisley and Blei 2017, section 2.)
     """
     if not 1 < order < math.inf:
         raise ObjectiveError(

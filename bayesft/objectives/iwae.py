@@ -32,6 +32,6 @@ def iwae(num_samples: int) -> IWAE:
     Minimised by q = p*, where it is −log Z; less mode-seeking with K. Any estimator of one path
     (`enumerate` is refused: the draws leave their plate). Raises ObjectiveError for K < 1,
     HardConstraintError for hard constraints, TargetError for data. (Burda, Grosse and Salakhutdinov
-    2016, eq. 8.)
+    2016, section 3.)
     """
     return IWAE(require_samples("iwae", num_samples, 1, "the bound averages over no weight."))

@@ -41,8 +41,7 @@ def log_variance(num_samples: int) -> LogVariance:
     0 at q = p* alone, whatever Z; its gradient has the mean of reverse KL's (and is that of
     `leave_one_out(num_samples)` on it). The draws are not differentiated, so no estimator is asked
     for and one that is given is not used. Raises ObjectiveError for K < 2, HardConstraintError for
-    hard constraints, TargetError for data. (Richter, Boustati, Nüsken, Ruiz and Akyildiz 2020,
-    eqs. 6 and 14.)
+    hard constraints, TargetError for data. (Richter, Boustati, Nüsken, Ruiz and Akyildiz 2020.)
     """
     reason = "a variance needs two samples."
     return LogVariance(require_samples("log_variance", num_samples, 2, reason))

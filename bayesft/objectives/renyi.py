@@ -36,7 +36,7 @@ def renyi(alpha: float, num_samples: int) -> Renyi:
     Minimised by q = p*. α = 0 is `iwae`, α → 1 is reverse KL, α > 1 is more mode-seeking still; the
     estimate tends to D_α − log Z with K, and K = 1 is reverse KL for every α. Estimators as for
     `iwae`. Raises ObjectiveError for K < 1, α < 0 and α = 1, HardConstraintError for hard
-    constraints, TargetError for data. (Li and Turner 2016, eqs. 7 and 12.)
+    constraints, TargetError for data. (Li and Turner 2016, sections 3 and 4.)
     """
     if alpha == 1:
         raise ObjectiveError(

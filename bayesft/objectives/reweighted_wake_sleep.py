@@ -52,7 +52,7 @@ def reweighted_wake_sleep(num_samples: int) -> ReweightedWakeSleep:
     of the target, where it has any (programs under `bft.expectation`), follow −Σ_k w̄_k·∇log p̃. No
     estimator is asked for. Raises ObjectiveError for K < 2, where w̄ = 1 teaches q nothing,
     HardConstraintError for hard constraints (all K weights may be 0; use `forward_kl`), TargetError
-    for data. (Bornschein and Bengio 2015, eqs. 8 and 10; Le et al. 2019, section 3.)
+    for data. (Bornschein and Bengio 2015; Le et al. 2019.)
     """
     reason = "the self-normalised weight of one sample is 1, whatever the target."
     return ReweightedWakeSleep(require_samples("reweighted_wake_sleep", num_samples, 2, reason))

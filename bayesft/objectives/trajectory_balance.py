@@ -29,7 +29,7 @@ def trajectory_balance(guide: Any, target: Density, x: Any) -> Float[Array, ""]:
     is the same with the draws' own mean in its place. The guide learns log Z_ψ:
     `bft.objectives.with_log_z(guide, target)`, or any guide with a method `log_z(x)`. No estimator
     is asked for. Raises GuideError for other guides, HardConstraintError for hard constraints,
-    TargetError for data. (Malkin, Jain, Bengio, Sun and Bengio 2022, eq. 14.)
+    TargetError for data. (Malkin, Jain, Bengio, Sun and Bengio 2022, section 3.)
     """
     require_density(target, "trajectory_balance", finite=True)
     balanced = guide.guide if isinstance(guide, BoundGuide) else guide

@@ -3,14 +3,23 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from objectives.table import ALL, CASES, DENSITY, EXACT, LOG_DENSITY, PARAMS, TARGET, Guide
-from objectives.table import estimates, value_and_grad
+from objectives.table import (
+    ALL,
+    CASES,
+    EXACT,
+    LOG_DENSITY,
+    PARAMS,
+    TARGET,
+    estimates,
+    expected,
+    value_and_grad,
+)
+from samplers.language import guide
 
-import bayesft as bft
-from bayesft import objectives
 from bayesft.errors import EstimatorError
+from bayesft.priors.sequence import BoundGuide, bind
+from bayesft.program import record, replay_value_and_grad
 from bayesft.testing import assert_unbiased
 
 NUM_RUNS = 20_000
@@ -67,3 +76,30 @@ def test_the_optimum_is_at_the_posterior(name):
 def test_enumeration_of_several_draws_is_refused(name):
     with pytest.raises(EstimatorError, match="leave_one_out"):
         estimates(CASES[name].objective, ALL["enumerate"], 1)
+
+
+def test_several_draws_of_sequences_are_recorded_and_replayed():
+    """The sequences of a plate, and their credit with the whole bound, survive a recording."""
+    case, start, estimator = CASES["iwae"], guide(), ALL["leave_one_out"]
+
+    def args(params):
+        return BoundGuide(start.with_params(params), TARGET.horizon), TARGET
+
+    def one(key):
+        bound = bind(start, TARGET.horizon)
+        recording = record(case.objective, key, (bound, TARGET), TARGET.xs, estimator=estimator)
+        return replay_value_and_grad(
+            case.objective, args, start.params, recording, estimator=estimator
+        )
+
+    def exact(params):
+        log_q = jax.vmap(args(params)[0](EXACT.x).log_prob)(EXACT.tokens)
+        return expected(case.cost, case.num_draws, LOG_DENSITY, log_q)
+
+    keys = jax.random.split(jax.random.key(2), NUM_RUNS)
+    values, gradients = jax.lax.map(jax.jit(one), keys, batch_size=2000)
+    value, gradient = jax.jit(jax.value_and_grad(exact))(start.params)
+    gradient = flat(jax.tree.map(lambda a: a[None], gradient))[0]
+    used = np.abs(gradient) > 1e-6
+    assert_unbiased(values, value, family=2)
+    assert_unbiased(flat(gradients)[:, used], gradient[used], family=2)

@@ -13,30 +13,31 @@ from bayesft import objectives
 from bayesft.errors import GuideError, HardConstraintError, ObjectiveError, TargetError
 from bayesft.objectives import generators
 
-# Divergence KL(q ‖ p*) left after 60 steps: none with exact gradients, noise with sampled ones.
+LOO = bft.estimators.leave_one_out(64)
+ENUMERATE = bft.estimators.enumerate()
+HELLINGER = generators.squared_hellinger
+# What may be left of KL(q ‖ p*), which is 0.139 at the start: nothing where the gradient has no
+# noise at the posterior, a tenth elsewhere.
+NOTHING, TENTH = 1e-3, 0.0139
 FITS = {
-    "iwae": (objectives.iwae(4), bft.estimators.leave_one_out(16), 0.03),
-    "renyi": (objectives.renyi(0.5, 4), bft.estimators.leave_one_out(16), 0.03),
-    "chi_upper_bound": (objectives.chi_upper_bound(log_z=1.0), bft.estimators.enumerate(), 1e-3),
-    "f_divergence": (
-        objectives.f_divergence(generators.squared_hellinger, log_z=1.0),
-        bft.estimators.enumerate(),
-        1e-3,
-    ),
-    "log_variance": (objectives.log_variance(16), None, 1e-3),
-    "trajectory_balance": (objectives.trajectory_balance, None, 0.03),
-    "reweighted_wake_sleep": (objectives.reweighted_wake_sleep(64), None, 0.03),
+    "iwae": (objectives.iwae(4), LOO, TENTH),
+    "renyi": (objectives.renyi(0.5, 4), LOO, TENTH),
+    "chi_upper_bound": (objectives.chi_upper_bound(log_z=1.0), ENUMERATE, NOTHING),
+    "f_divergence": (objectives.f_divergence(HELLINGER, log_z=1.0), ENUMERATE, NOTHING),
+    "log_variance": (objectives.log_variance(16), None, NOTHING),
+    "trajectory_balance": (objectives.trajectory_balance, None, TENTH),
+    "reweighted_wake_sleep": (objectives.reweighted_wake_sleep(64), None, TENTH),
 }
 
 
-def fit(target, guide, objective, estimator=None, num_steps=60, **options):
+def fit(target, guide, objective, estimator=None, num_steps=150, **options):
     with jax.debug_key_reuse(False):  # checked at every call; other tests pay for it
         return bft.fit(
             target,
             guide,
             objective=objective,
             estimator=estimator,
-            optimizer=optax.adam(optax.cosine_decay_schedule(0.3, 60)),
+            optimizer=optax.adam(optax.cosine_decay_schedule(0.1, 150)),
             num_steps=num_steps,
             key=jax.random.key(0),
             **options,
@@ -47,7 +48,7 @@ def fit(target, guide, objective, estimator=None, num_steps=60, **options):
 def test_a_fit_ends_at_the_posterior(name):
     objective, estimator, tolerance = FITS[name]
     start = guide()
-    assert EXACT.reverse_kl(start) > 0.1
+    assert EXACT.reverse_kl(start) > 10 * TENTH
     if name == "trajectory_balance":
         start = objectives.with_log_z(start, TARGET)
     fitted = fit(TARGET, start, objective, estimator)
@@ -70,7 +71,7 @@ def test_python_evidence_is_asked_once_for_all_draws():
     objective, estimator, _ = FITS["iwae"]
     values = [fit(t, guide(), objective, estimator, 2).values for t in (told, TARGET)]
     np.testing.assert_allclose(values[0], values[1], rtol=1e-5)
-    assert rows == [4 * 16] * 2
+    assert rows == [4 * 64] * 2
 
 
 def test_every_prompt_has_its_own_log_z():

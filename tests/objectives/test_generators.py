@@ -1,4 +1,4 @@
-"""The generators of f-divergences: closed forms, TensorFlow Probability's, and the limit at u = 0."""
+"""The generators of f-divergences: closed forms, those of `tfp.vi`, and the limit at u = 0."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,12 @@ TABLE = {
         {},
         np.inf,
     ),
-    "modified_gan": (generators.modified_gan, lambda p, q: kl(q, p) - kl(q, mean(p, q)), {}, np.inf),
+    "modified_gan": (
+        generators.modified_gan,
+        lambda p, q: kl(q, p) - kl(q, mean(p, q)),
+        {},
+        np.inf,
+    ),
     "amari_alpha": (
         generators.amari_alpha(0.3),
         lambda p, q: (np.sum(p**0.3 * q**0.7) - 1) / (0.3 * -0.7),

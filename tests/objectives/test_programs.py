@@ -1,4 +1,4 @@
-"""Objectives as programs of numpyro's distributions: no language model, parameters on both sides."""
+"""Objectives as programs of numpyro's distributions, some with parameters on both sides."""
 
 import dataclasses
 import itertools
