@@ -5,9 +5,9 @@ and returns one number, whose expectation is minimised. `guide(x)` is a normalis
 completions, `target.log_density(y, x)` the unnormalised target; both may be of any kind, numpyro's
 distributions among them. An objective of K samples draws them in a `bft.plate` and returns its cost
 outside, so that each draw is credited with all of it. One whose gradient is not that of its value
-draws detached and states the gradient, and asks for no estimator. An objective that needs draws of
-the target first has `observe(target, guide, key) -> xs`. A user's own objective looks the same.
-Objectives with settings are frozen dataclasses: equal settings do not trace again.
+draws with `draw_detached`, states the gradient, and asks for no estimator. An objective that needs
+draws of the target first has `observe(target, guide, key) -> xs`. Objectives with settings are
+frozen dataclasses: equal settings do not trace again. A user's own objective looks the same.
 
 Laws, tested in tests/objectives on every member of `OBJECTIVES`: the value agrees with enumeration,
 the gradient too under every estimator that applies, the minimiser is the enumerated posterior
@@ -27,6 +27,7 @@ from bayesft.objectives.reverse_kl import reverse_kl
 from bayesft.objectives.reweighted_wake_sleep import ReweightedWakeSleep, reweighted_wake_sleep
 from bayesft.objectives.trajectory_balance import trajectory_balance
 from bayesft.objectives.wake_sleep import wake_sleep
+from bayesft.objectives.weights import draw_detached
 
 OBJECTIVES = (
     chi_upper_bound,
@@ -53,6 +54,7 @@ __all__ = [
     "Renyi",
     "ReweightedWakeSleep",
     "chi_upper_bound",
+    "draw_detached",
     "f_divergence",
     "forward_kl",
     "generators",

@@ -27,8 +27,8 @@ class LogVariance:
         require_density(target, "log_variance", finite=True)
 
         def gap(_) -> Float[Array, ""]:
-            y = draw_detached("y", guide(x))
-            return jnp.sum(guide(x).log_prob(y)) - target.log_density(y, x)
+            y, log_q = draw_detached("y", guide(x))
+            return log_q - target.log_density(y, x)
 
         gaps = plate(gap, self.num_samples)
         # A draw of density 0 makes the variance infinite; inf − inf would make it NaN.

@@ -33,8 +33,8 @@ class ReweightedWakeSleep:
         require_density(target, "reweighted_wake_sleep", finite=True)
 
         def score(_) -> tuple[Array, Array]:
-            y = draw_detached("y", guide(x))
-            return target.log_density(y, x), jnp.sum(guide(x).log_prob(y))
+            y, log_q = draw_detached("y", guide(x))
+            return target.log_density(y, x), log_q
 
         log_p, log_q = plate(score, self.num_samples)
         log_weights = log_p - jax.lax.stop_gradient(log_q)

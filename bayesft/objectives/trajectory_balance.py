@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bayesft.errors import GuideError
@@ -39,6 +38,5 @@ def trajectory_balance(guide: Any, target: Density, x: Any) -> Float[Array, ""]:
             cause="the loss learns log Z beside the guide's own parameters.",
             remedy="pass bft.objectives.with_log_z(guide, target), or minimise log_variance.",
         )
-    y = draw_detached("y", guide(x))
-    gap = balanced.log_z(x) + jnp.sum(guide(x).log_prob(y)) - target.log_density(y, x)
-    return gap**2
+    y, log_q = draw_detached("y", guide(x))
+    return (balanced.log_z(x) + log_q - target.log_density(y, x)) ** 2

@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bayesft.base import Key, PyTree
 from bayesft.errors import TargetError
-from bayesft.estimators import score_function
 from bayesft.objectives.weights import draw_detached
-from bayesft.program import draw
 
 
 @runtime_checkable
@@ -43,19 +40,19 @@ def wake_sleep(guide: Any, target: JointModel, x: Any) -> Float[Array, ""]:
             remedy="use forward_kl(sampler) or reweighted_wake_sleep(num_samples), or give a model "
             "with log_density(y, x) and sample(key) -> (y, x).",
         )
-    y = draw_detached("y", guide(x))
-    dreamt, observed = draw("dream", _Dream(target), score_function())
+    y, _ = draw_detached("y", guide(x))
+    (dreamt, observed), _ = draw_detached("dream", _Dream(target))
     return -target.log_density(y, x) - jnp.sum(guide(observed).log_prob(dreamt))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Dream:
-    """The joint distribution over pairs (y, x), without gradients."""
+    """The joint distribution over pairs (y, x)."""
 
     model: JointModel
 
     def sample(self, key: Key) -> tuple[PyTree, PyTree]:
-        return jax.lax.stop_gradient(self.model.sample(key))
+        return self.model.sample(key)
 
     def log_prob(self, value: tuple[PyTree, PyTree]) -> Float[Array, ""]:
-        return jax.lax.stop_gradient(self.model.log_density(*value))
+        return self.model.log_density(*value)

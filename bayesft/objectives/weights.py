@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
-import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bayesft.base import PyTree
-from bayesft.errors import GuideError, ObjectiveError, TargetError
-from bayesft.estimators import score_function
+from bayesft.base import Claim, PyTree, ScoreEstimator
+from bayesft.errors import ObjectiveError, TargetError
 from bayesft.program import draw
 from bayesft.target import Target
 
@@ -53,18 +53,25 @@ def draw_log_weight(guide: Any, target: Density, x: Any) -> Float[Array, ""]:
     return target.log_density(y, x) - log_q
 
 
-def draw_detached(name: str, distribution: Any) -> PyTree:
-    """A value through whose choice no gradient flows, whatever the estimator.
+@dataclasses.dataclass(frozen=True)
+class _Detached(ScoreEstimator):
+    """A choice that is recorded and reweighted like any other, and adds no score term."""
 
-    For objectives that state their own gradient. The choice is recorded and reweighted like any
-    other, with a score term that is 0.
+    @property
+    def claim(self) -> Claim:
+        return Claim("biased", "the choice is not differentiated")
+
+    def prepare(self, credited: Float[Array, "K *shape"]) -> Float[Array, "K *shape"]:
+        return jnp.zeros(credited.shape)
+
+    def surrogate(self, credited: Array, log_prob: Array, stored: Array) -> Float[Array, ""]:
+        return jnp.zeros(())
+
+
+def draw_detached(name: str, distribution: Any) -> tuple[PyTree, Float[Array, ""]]:
+    """A value through whose choice no gradient flows, and its differentiable log-prob in nats.
+
+    For objectives that state their own gradient: it is that of the returned cost with the choices
+    held fixed. No estimator is asked for, and one that is given does not apply.
     """
-    try:
-        frozen = jax.lax.stop_gradient(distribution)
-    except TypeError as error:
-        raise GuideError(
-            f"{type(distribution).__name__} at {name!r} is not a pytree of arrays.",
-            cause="a distribution class that is not registered with JAX.",
-            remedy="use jax.tree_util.register_dataclass, or a numpyro distribution.",
-        ) from error
-    return draw(name, frozen, score_function())
+    return draw(name, distribution, _Detached(), with_log_prob=True)

@@ -17,6 +17,7 @@ from objectives.table import (
 )
 from samplers.language import guide
 
+from bayesft import objectives
 from bayesft.errors import EstimatorError
 from bayesft.priors.sequence import BoundGuide, bind
 from bayesft.program import record, replay_value_and_grad
@@ -70,6 +71,16 @@ def test_the_optimum_is_at_the_posterior(name):
 
     others = jax.vmap(beside)(jax.random.normal(jax.random.key(0), (20, 7)))
     assert (others > best + 1e-4).all()
+
+
+def test_the_renyi_bound_is_iwae_at_0_and_for_one_draw():
+    for one, other in (
+        (objectives.renyi(0.0, 2), objectives.iwae(2)),
+        (objectives.renyi(3.0, 1), objectives.iwae(1)),
+    ):
+        pairs = zip(*(estimates(f, ALL["score_function"], 3) for f in (one, other)), strict=True)
+        for left, right in pairs:
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), left, right)
 
 
 @pytest.mark.parametrize("name", ["iwae", "renyi"])

@@ -10,6 +10,7 @@ from samplers.language import HAS_AB, IN_JAX, LANGUAGE, guide
 
 import bayesft as bft
 from bayesft import objectives
+from bayesft._fit import _update
 from bayesft.errors import GuideError, HardConstraintError, ObjectiveError, TargetError
 from bayesft.objectives import generators
 
@@ -56,6 +57,18 @@ def test_a_fit_ends_at_the_posterior(name):
     if name == "trajectory_balance":
         np.testing.assert_allclose(fitted.guide.log_zs, EXACT.log_z, atol=0.1)
         assert EXACT.reverse_kl(fitted.guide.guide) < tolerance
+
+
+def test_equal_settings_do_not_trace_again():
+    fit(TARGET, guide(), objectives.log_variance(16), num_steps=1)
+    traced = _update._cache_size()
+    fit(TARGET, guide(), objectives.log_variance(16), num_steps=1)
+    assert _update._cache_size() == traced
+    for name in ("iwae", "reweighted_wake_sleep"):
+        make = getattr(objectives, name)
+        assert make(4) == make(4) != make(5)
+    assert objectives.renyi(0.5, 4) == objectives.renyi(0.5, 4) != objectives.renyi(0.6, 4)
+    assert objectives.chi_upper_bound() == objectives.chi_upper_bound(2.0)
 
 
 def test_python_evidence_is_asked_once_for_all_draws():

@@ -148,17 +148,16 @@ def test_forward_kl_from_weighted_draws_approaches_the_exact_value(target, guide
 
 
 def test_draws_without_their_weights_are_caught(target, guide):
-    """Planted bug: the guide's draws, taken for the target's."""
+    """Planted bug: the guide's draws, taken for the target's, beside the tolerance above."""
     objective = bft.objectives.forward_kl(
-        lambda q: bft.samplers.importance(num_particles=200_000, proposal=q)
+        lambda q: bft.samplers.importance(num_particles=4000, proposal=q)
     )
     xs = objective.observe(target, guide, jax.random.key(0))
+    score = jax.jit(jax.vmap(lambda x: objective(bind(guide, HORIZON), target, x)))
+    exact = enumerate_target(target).forward_kl(guide)
+    assert abs(score(xs).mean() - exact) < 0.1
     equal = dataclasses.replace(xs.observed, weight=jnp.ones(xs.observed.weight.shape))
-    _, gradient = one_step(
-        objective, target, guide, dataclasses.replace(xs, observed=equal), jax.random.key(0)
-    )
-    exact = flat(jax.grad(exact_forward_kl)(guide.params, guide, target))
-    assert jnp.abs(flat(gradient) - exact).max() > 0.1
+    assert abs(score(dataclasses.replace(xs, observed=equal)).mean() - exact) > 0.3
 
 
 def test_mle_is_the_cross_entropy_of_the_data(language, guide):

@@ -13,7 +13,7 @@ from objectives.table import CASES
 
 import bayesft as bft
 from bayesft import objectives
-from bayesft.errors import GuideError, TargetError
+from bayesft.errors import TargetError
 from bayesft.testing import assert_unbiased
 
 PATHWISE = ("reverse_kl", "iwae", "renyi", "chi_upper_bound", "f_divergence")
@@ -187,17 +187,3 @@ def test_misuse_of_programs_is_refused():
         bft.expectation(lambda p: objectives.iwae(2)(Normal(p), object(), None)).estimate(
             jax.random.key(0), START
         )
-
-    class Opaque:
-        def sample(self, key):
-            return jnp.zeros(())
-
-        def log_prob(self, value):
-            return jnp.zeros(())
-
-    balanced = SimpleNamespace(log_density=log_density)
-    opaque = bft.expectation(
-        lambda p: objectives.log_variance(2)(lambda x: Opaque(), balanced, None)
-    )
-    with pytest.raises(GuideError, match="pytree"):
-        opaque.estimate(jax.random.key(0), START)
