@@ -34,9 +34,8 @@ class GuideWithLogZ(Guide):
 
     def log_z(self, x: Prompt) -> Float[Array, ""]:
         """log Z_ψ of a prompt in nats; NaN for one that the target did not have."""
-        return jnp.where(self.ids == x.id, self.log_zs, 0.0).sum() + jnp.where(
-            (self.ids == x.id).any(), 0.0, jnp.nan
-        )
+        mine = self.ids == x.id
+        return jnp.where(mine.any(), jnp.where(mine, self.log_zs, 0.0).sum(), jnp.nan)
 
     @property
     def vocab_size(self) -> int:

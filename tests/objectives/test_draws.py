@@ -89,6 +89,23 @@ def test_enumeration_of_several_draws_is_refused(name):
         estimates(CASES[name].objective, ALL["enumerate"], 1)
 
 
+def test_the_bias_of_reweighted_wake_sleep_falls_like_one_over_k():
+    """The guide's gradient against that of KL(p* ‖ q), by enumeration."""
+    q_wake = CASES["reweighted_wake_sleep"].gradient_of
+
+    def bias(num_draws):
+        def gap(logits):
+            log_q = jax.nn.log_softmax(logits)
+            forward_kl = -jnp.exp(EXACT.log_probs) @ log_q
+            return expected(q_wake, num_draws, LOG_DENSITY, log_q, frozen=True) - forward_kl
+
+        return np.abs(jax.jit(jax.grad(gap))(PARAMS["logits"])).max()
+
+    leading = [num_draws * bias(num_draws) for num_draws in (2, 3, 4)]
+    np.testing.assert_allclose(leading, leading[-1], rtol=0.05)
+    assert leading[-1] > 0.1
+
+
 def test_several_draws_of_sequences_are_recorded_and_replayed():
     """The sequences of a plate, and their credit with the whole bound, survive a recording."""
     case, start, estimator = CASES["iwae"], guide(), ALL["leave_one_out"]

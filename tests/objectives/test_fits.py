@@ -14,6 +14,7 @@ from bayesft._fit import _update
 from bayesft.errors import GuideError, HardConstraintError, ObjectiveError, TargetError
 from bayesft.objectives import generators
 
+OPTIMIZER = optax.adam(optax.cosine_decay_schedule(0.1, 150))
 LOO = bft.estimators.leave_one_out(64)
 ENUMERATE = bft.estimators.enumerate()
 HELLINGER = generators.squared_hellinger
@@ -38,7 +39,7 @@ def fit(target, guide, objective, estimator=None, num_steps=150, **options):
             guide,
             objective=objective,
             estimator=estimator,
-            optimizer=optax.adam(optax.cosine_decay_schedule(0.1, 150)),
+            optimizer=OPTIMIZER,
             num_steps=num_steps,
             key=jax.random.key(0),
             **options,
