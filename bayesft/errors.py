@@ -34,6 +34,10 @@ class HardConstraintError(BayesftError, ValueError):
     """An objective met a log-density of -inf, where its value is infinite."""
 
 
+class ObjectiveError(BayesftError, ValueError):
+    """An objective's settings make no bound and no divergence."""
+
+
 class ChoiceError(BayesftError, ValueError):
     """A choice, cost or host evidence stands where it cannot be credited correctly."""
 

@@ -1,13 +1,21 @@
-"""The pages of docs/ speak of what exists: every sampler has a row, every test named is there."""
+"""The pages of docs/ speak of what exists: every member has a row, every test named is there."""
 
+import doctest
 import re
 from pathlib import Path
 
-from bayesft import evidence, samplers, twists
+import jax
+import pytest
+
+from bayesft import evidence, objectives, samplers, twists
 from bayesft.samplers import resampling
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PAGE = (REPOSITORY / "docs" / "samplers.md").read_text(encoding="utf-8")
+PAGES = {
+    name: (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("samplers", "objectives")
+}
+PAGE = PAGES["samplers"]
 NO_SAMPLERS = {"SAMPLERS", "resampling", "quasi_rejection_diagnostics"}
 
 
@@ -28,9 +36,27 @@ def test_everything_has_a_row():
     assert missing(PAGE.replace("| `smc`", "| `sms`"), names) == {"smc"}
 
 
-def test_tests_that_are_named_exist():
-    named = re.findall(r"`([a-z_]+/test_[a-z_]+\.py)`", PAGE)
-    assert len(named) > 20
+def test_every_objective_has_a_row_and_every_generator_a_name():
+    names = {objective.__name__ for objective in objectives.OBJECTIVES}
+    assert not missing(PAGES["objectives"], names)
+    section = PAGES["objectives"].split("## Generators")[1].split("\n## ")[0]
+    makers = vars(objectives.generators).values()
+    ours = [f.__name__ for f in makers if getattr(f, "__module__", "").endswith(".generators")]
+    public = {name for name in ours if name[0].islower()}
+    assert len(public) == 17
+    assert not {name for name in public if not re.search(rf"`{name}\b", section)}
+
+
+def test_the_objective_from_nothing_works():
+    with jax.debug_key_reuse(False):  # checked at every call of a fit; other tests pay for it
+        page = doctest.testfile(str(REPOSITORY / "docs" / "objectives.md"), module_relative=False)
+    assert page.attempted > 5 and not page.failed
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tests_that_are_named_exist(page):
+    named = re.findall(r"`([a-z_]+/test_[a-z_]+\.py)`", PAGES[page])
+    assert len(named) > 15
     assert not [name for name in named if not (REPOSITORY / "tests" / name).is_file()]
 
 

@@ -8,24 +8,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bayesft.errors import TargetError
+from bayesft.objectives.weights import Density, require_density
 from bayesft.program import draw
-from bayesft.target import Target
 
 
-def reverse_kl(guide: Any, target: Target, x: Any) -> Float[Array, ""]:
+def reverse_kl(guide: Any, target: Density, x: Any) -> Float[Array, ""]:
     """E_q[log q(y | x) − log π0(y | x) − log φ(y, x)] = KL(q ‖ p*) − log Z(x), in nats.
 
     Minimised by q = p*; mode-seeking; any estimator. Raises HardConstraintError for a target with
     hard constraints, under which it is infinite, TargetError for data. (Korbak et al. 2022, eq. 3.)
     """
-    if not isinstance(target, Target):
-        raise TargetError(
-            "reverse_kl needs a density, and this target is data.",
-            cause="an empirical target, which has completions and no evidence.",
-            remedy="use bft.objectives.mle on data, or declare a bft.Target.",
-        )
-    target.require_finite("reverse_kl")
+    require_density(target, "reverse_kl", finite=True)
     y, log_q = draw("y", guide(x), with_log_prob=True)
     return _without_own_score(y, log_q) - target.log_density(y, x)
 

@@ -1,10 +1,13 @@
 """Every objective against enumeration: value, gradient and minimiser."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from objectives.table import CASES
 
 import bayesft as bft
 from bayesft._fit import _batches
@@ -90,7 +93,11 @@ def exact_forward_kl(params, guide, target):
 
 
 def test_the_room_is_covered():
-    assert {objective.__name__ for objective in OBJECTIVES} == {"reverse_kl", "forward_kl", "mle"}
+    """Objectives of draws are in the table, wake_sleep is in test_programs, the rest is here."""
+    others = {"mle", "forward_kl", "wake_sleep"}
+    assert {objective.__name__ for objective in OBJECTIVES} - others == set(CASES) - {
+        "renyi above 1"
+    }
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -140,6 +147,19 @@ def test_forward_kl_from_weighted_draws_approaches_the_exact_value(target, guide
     np.testing.assert_allclose(flat(gradient), flat(exact_gradient), atol=0.03)
 
 
+def test_draws_without_their_weights_are_caught(target, guide):
+    """Planted bug: the guide's draws, taken for the target's, beside the tolerance above."""
+    objective = bft.objectives.forward_kl(
+        lambda q: bft.samplers.importance(num_particles=4000, proposal=q)
+    )
+    xs = objective.observe(target, guide, jax.random.key(0))
+    score = jax.jit(jax.vmap(lambda x: objective(bind(guide, HORIZON), target, x)))
+    exact = enumerate_target(target).forward_kl(guide)
+    assert abs(score(xs).mean() - exact) < 0.1
+    equal = dataclasses.replace(xs.observed, weight=jnp.ones(xs.observed.weight.shape))
+    assert abs(score(dataclasses.replace(xs, observed=equal)).mean() - exact) > 0.3
+
+
 def test_mle_is_the_cross_entropy_of_the_data(language, guide):
     data = bft.empirical([[0, 1, 2], [1, 2], [0, 0, 1, 1]])
     bound = data.bind(guide)
@@ -160,6 +180,9 @@ def test_mle_is_the_cross_entropy_of_the_data(language, guide):
     )
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(flat(gradient), flat(expected_gradient), atol=1e-5)
+    # Planted bug: the last token of each completion left out.
+    cut = jax.vmap(lambda x: bind(guide, bound.horizon)(x).token_log_probs(x.observed.tokens)[:-1])
+    assert abs(-cut(bound.xs).sum(-1).mean() - value) > 0.1
 
 
 @pytest.fixture(scope="module")
