@@ -20,8 +20,8 @@ from bayesft.testing import enumerate_target
 IN_BOTH = 0.4 * TOKEN_BY_TOKEN + 0.8 * IN_JAX
 """Evidence on prefixes and on whole sequences, so that no kernel gets by on one of them."""
 
-NUM_CHAINS = 36_000
-RESOLUTION = 0.03
+NUM_CHAINS = 9_000
+RESOLUTION = 0.06
 
 
 def outcomes_as_draws(target: Target, rows: np.ndarray) -> Draws:

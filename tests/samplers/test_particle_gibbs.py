@@ -59,8 +59,9 @@ def test_ancestor_sampling_renews_early_tokens():
 
 
 def assert_caught(kernel):
+    # 36 000 chains: without ancestor sampling a held particle is seldom lost.
     with pytest.raises(AssertionError, match="frequencies are wrong"):
-        assert_invariant(kernel, one_target())
+        assert_invariant(kernel, one_target(), num_chains=36_000, resolution=0.03)
 
 
 def plain(kernel):
