@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 from bayesft.lm.activations import soft_cap
 
 CHUNKS = (512, 4096)
-"""Fewest and most rows of the head per chunk; vocabularies up to the most are not chunked."""
+"""Fewest and most rows of the head per chunk, a power of two; vocabularies up to the most are not
+chunked."""
 PRODUCTS = 2**21
 """Products of hidden states and rows held at a time, 8 MiB of float32, where CHUNKS allows."""
 
@@ -33,7 +34,8 @@ def log_probs_of(
     """
     fewest, most = CHUNKS
     if chunk is None and rows.shape[0] > most:
-        chunk = max(fewest, min(most, PRODUCTS // hidden.shape[0]))
+        fitting = PRODUCTS // hidden.shape[0]
+        chunk = max(fewest, min(most, 1 << max(fitting.bit_length() - 1, 0)))
     if chunk is None or rows.shape[0] <= chunk:
         logits = _logits(hidden, rows, cap)
         own = jnp.where(_are(tokens, 0, rows.shape[0]), logits, 0.0).sum(axis=-1)

@@ -88,13 +88,10 @@ def test_micro_batches_change_no_gradient_of_a_language_model(recorded, at_once,
 def test_a_planted_bug_is_caught(recorded, at_once):
     """Padding that counts: one lane per prompt twice."""
     guide, target, recording = recorded
-    lanes = ("keys", "data", "stored", "costs")
-    padded = {
-        name: jax.tree.map(
-            lambda a: jnp.concatenate([a, a[:, :1]], axis=1), getattr(recording, name)
-        )
-        for name in lanes
-    }
+    twice = lambda a: jnp.concatenate([a, a[:, :1]], axis=1)
+    lanes = ("data", "stored", "costs")
+    padded = {name: jax.tree.map(twice, getattr(recording, name)) for name in lanes}
+    padded["keys"] = jax.random.wrap_key_data(twice(jax.random.key_data(recording.keys)))
     _, gradient = replayed(guide, target, dataclasses.replace(recording, **padded), 4)
     assert relative_distance(gradient, at_once[1]) > 1e-2
 
