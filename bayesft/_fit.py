@@ -88,6 +88,7 @@ def fit(
         num_steps=num_steps,
         prompts_per_step=prompts_per_step,
         steps_per_recording=steps_per_recording,
+        micro_batch=1 if micro_batch is None else micro_batch,
     )
     resolve = data.evaluate_host if isinstance(data, Target) else None
     bound = bind(guide, data.horizon)

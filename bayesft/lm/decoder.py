@@ -20,6 +20,8 @@ from bayesft.lm.rotary import Rotation
 
 type LinearMaker = Callable[[tuple[str, str]], Linear]
 type Heads = Float[Array, "P N T heads head_dim"]
+type RematPolicy = Callable[..., Any]
+"""A member of `jax.checkpoint_policies`: which intermediates the backward pass finds stored."""
 
 
 class Context(Protocol):
@@ -120,6 +122,7 @@ class Decoder(nnx.Module):
         self,
         architecture: Architecture,
         adapter: Adapter | None = None,
+        remat: RematPolicy | None = None,
         *,
         deviation: float = 0.02,
         rngs: nnx.Rngs,
@@ -143,6 +146,7 @@ class Decoder(nnx.Module):
         self.ropes = architecture.ropes
         self.embedding_scale = architecture.embedding_scale
         self.logit_cap = architecture.logit_cap
+        self.remat = remat
 
     @property
     def output_rows(self) -> Float[Array, "V D"]:
@@ -166,7 +170,10 @@ class Decoder(nnx.Module):
         rotations = {rope: None if rope is None else rope.rotation(positions) for rope in ropes}
         kept = []
         for rope, block in zip(self.ropes, self.layers, strict=True):
-            x, keys = block(x, rotations[rope], context)
+            run = functools.partial(block, rotation=rotations[rope], context=context)
+            if self.remat is not None:
+                run = jax.checkpoint(run, policy=self.remat)
+            x, keys = run(x)
             kept.append(keys)
         return self.final_norm(x), tuple(kept)
 
@@ -194,9 +201,11 @@ def _over_groups(norm: Norm, heads: Array) -> Array:
 
 @functools.cache
 def structure(
-    architecture: Architecture, adapter: Adapter | None = None
+    architecture: Architecture,
+    adapter: Adapter | None = None,
+    remat: RematPolicy | None = None,
 ) -> tuple[nnx.GraphDef[Decoder], Any, Any]:
     """Graph of a decoder and the shapes of its base weights and of its factors, as plain dicts."""
-    decoder = nnx.eval_shape(lambda: Decoder(architecture, adapter, rngs=nnx.Rngs(0)))
+    decoder = nnx.eval_shape(lambda: Decoder(architecture, adapter, remat, rngs=nnx.Rngs(0)))
     graph, factors, weights = nnx.split(decoder, Factor, ...)
     return graph, nnx.to_pure_dict(weights), nnx.to_pure_dict(factors)

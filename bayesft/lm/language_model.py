@@ -20,7 +20,7 @@ from bayesft.errors import PromptError
 from bayesft.lm import engine, prompts
 from bayesft.lm.card import Card
 from bayesft.lm.contexts import AfterPrompt, Alone
-from bayesft.lm.decoder import Decoder, structure
+from bayesft.lm.decoder import Decoder, RematPolicy, structure
 from bayesft.lm.engine import DecodeState
 from bayesft.lm.log_probs import log_probs_of
 from bayesft.lm.saving import save_model
@@ -185,8 +185,15 @@ class LanguageModel(DecoderPrior):
         return nnx.merge(graph, self.weights)
 
     def trainable(self) -> FullGuide:
-        """A guide that starts as this model, all of its parameters trainable."""
-        return FullGuide(self.weights, self.card)
+        """A guide that starts as this model, all of its parameters trainable.
+
+        Parameters are float32 or wider, computation stays in the dtype that the model was loaded
+        in: bfloat16 would round away updates below 1/256 of a weight.
+        """
+        wide = jax.tree.map(
+            lambda array: array.astype(jnp.promote_types(array.dtype, jnp.float32)), self.weights
+        )
+        return FullGuide(wide, self.card, jax.tree.leaves(self.weights)[0].dtype)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a folder that bayesft and transformers load; raises ModelError where it would
@@ -197,26 +204,47 @@ class LanguageModel(DecoderPrior):
         return f"LanguageModel({self.name!r}, {self.card.architecture.num_layers} layers)"
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["card"])
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params"],
+    meta_fields=["card", "dtype", "remat"],
+)
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class FullGuide(DecoderPrior, Guide):
     """A language model all of whose parameters are trained; a tied head stays tied."""
 
     params: PyTree
     card: Card
+    dtype: jnp.dtype
+    """What parameters are cast to where they are used (arXiv:1710.03740)."""
+    remat: RematPolicy | None = None
 
     def decoder(self) -> Decoder:
-        return self.language_model().decoder()
+        graph, _, _ = structure(self.card.architecture, remat=self.remat)
+        return nnx.merge(graph, self.language_model().weights)
 
     def with_params(self, params: PyTree) -> FullGuide:
-        return FullGuide(params, self.card)
+        return dataclasses.replace(self, params=params)
+
+    def with_remat(self, policy: RematPolicy | None) -> FullGuide:
+        """The same guide, whose blocks store for the backward pass what a policy says.
+
+        `jax.checkpoint_policies.nothing_saveable` stores the input of each block alone, and the
+        backward pass runs the block again: less memory, about a third more time. None, the
+        default, stores everything. Values and gradients are the same.
+        """
+        return dataclasses.replace(self, remat=policy)
 
     def language_model(self) -> LanguageModel:
-        """The guide as a fixed model, the arrays shared."""
-        return LanguageModel(self.params, self.card)
+        """The guide as a fixed model in the dtype that it computes in."""
+        weights = jax.tree.map(lambda array: array.astype(self.dtype), self.params)
+        return LanguageModel(weights, self.card)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a folder that bayesft and transformers load (see `LanguageModel.save`)."""
+        """Writes a folder that bayesft and transformers load (see `LanguageModel.save`).
+
+        Parameters are written as they are trained, in float32.
+        """
         save_model(path, self.params, self.card)
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ from bayesft.base import Guide, Key, PyTree
 from bayesft.errors import GuideError
 from bayesft.lm.adapters import places, save_adapter
 from bayesft.lm.card import Card
-from bayesft.lm.decoder import Decoder, structure
+from bayesft.lm.decoder import Decoder, RematPolicy, structure
 from bayesft.lm.language_model import DecoderPrior, LanguageModel
 from bayesft.lm.linear import Adapter
 from bayesft.lm.targets import resolve
@@ -24,25 +24,30 @@ from bayesft.lm.targets import resolve
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["params", "weights"],
-    meta_fields=["card", "adapter"],
+    meta_fields=["card", "adapter", "remat"],
 )
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LoraGuide(DecoderPrior, Guide):
     """A language model with low-rank factors beside its frozen weights."""
 
     params: PyTree
-    """The factors A and B of every adapted module."""
+    """The factors A and B of every adapted module, in float32 whatever the model computes in."""
     weights: PyTree
     """The base model's arrays, by reference."""
     card: Card
     adapter: Adapter
+    remat: RematPolicy | None = None
 
     def decoder(self) -> Decoder:
-        graph, _, _ = structure(self.card.architecture, self.adapter)
+        graph, _, _ = structure(self.card.architecture, self.adapter, self.remat)
         return nnx.merge(graph, self.params, self.weights)
 
     def with_params(self, params: PyTree) -> LoraGuide:
         return dataclasses.replace(self, params=params)
+
+    def with_remat(self, policy: RematPolicy | None) -> LoraGuide:
+        """The same guide, storing for the backward pass what a policy says: see `FullGuide`."""
+        return dataclasses.replace(self, remat=policy)
 
     def merge(self) -> LanguageModel:
         """The language model whose weights are W + scale · A B."""

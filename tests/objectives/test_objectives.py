@@ -285,6 +285,8 @@ def test_misuse_is_refused(language, guide, target):
         fitting(target, language)
     with pytest.raises(TargetError, match="nothing to do"):
         fitting(target, guide, num_steps=0)
+    with pytest.raises(TargetError, match="micro_batch=0"):
+        fitting(target, guide, micro_batch=0)
     with pytest.raises(TargetError, match="completions"):
         fitting(target, guide, objective=bft.objectives.mle)
     explosive = bft.evidence.potential(lambda y, n: jnp.float32(jnp.nan))
