@@ -96,7 +96,7 @@ def fit(
     params = jax.tree.map(jnp.copy, guide.params)
     state = optimizer.init(params)
     batches = _batches(len(data.prompts), prompts_per_step, jax.random.fold_in(key, 0))
-    findings, history = None, []
+    findings, states, history = None, None, []
     for step in range(num_steps):
         started = time.perf_counter()
         keys = jax.random.split(jax.random.fold_in(key, step + 1))
@@ -105,8 +105,16 @@ def fit(
         if findings is None:
             findings = scout(objective, estimator, (*args, jax.tree.map(lambda a: a[0], xs)))
         recording = record(
-            objective, keys[1], args, xs, estimator=estimator, findings=findings, resolve=resolve
+            objective,
+            keys[1],
+            args,
+            xs,
+            estimator=estimator,
+            findings=findings,
+            states=states,
+            resolve=resolve,
         )
+        states = recording.states
         _refuse_infinite(recording.costs, objective)
         values = []
         for _ in range(steps_per_recording):

@@ -11,6 +11,7 @@ from bayesft.base.algorithms import (
     PathwiseEstimator,
     Sampler,
     ScoreEstimator,
+    StatefulEstimator,
 )
 from bayesft.base.distributions import (
     Distribution,
@@ -66,6 +67,7 @@ __all__ = [
     "Sampler",
     "ScoreEstimator",
     "ShowsHidden",
+    "StatefulEstimator",
     "SteppedTwist",
     "Sum",
     "Term",

@@ -54,12 +54,12 @@ def draw(
     estimator = _applied(scope.context, name, estimator)
     if name in scope.fixed:
         value = scope.fixed[name]
-        log_prob = _log_prob(distribution, value) if with_log_prob else jnp.zeros(())
+        log_prob = estimator.log_prob(distribution, value) if with_log_prob else jnp.zeros(())
     elif isinstance(estimator, MultiPathEstimator):
         raise Branch(name, distribution, estimator, key)
     elif isinstance(estimator, PathwiseEstimator):
         value = estimator.sample(name, distribution, key)
-        log_prob = _log_prob(distribution, value) if with_log_prob else jnp.zeros(())
+        log_prob = estimator.log_prob(distribution, value) if with_log_prob else jnp.zeros(())
     elif isinstance(estimator, ScoreEstimator):
         value, log_prob = _score_choice(scope, name, distribution, estimator, key)
     else:
@@ -129,7 +129,7 @@ def host(
             scope.record[name] = values
         return values
     if not scope.context.allows_host:
-        raise _no_host("inside bft.scan, or after an enumerated choice")
+        raise _no_host("inside bft.scan or bft.cond, or after an enumerated choice")
     if scope.context.mode is not Mode.RECORD:
         raise _no_host("in a program that is not recorded")
     raise HostRequest({name: arrays})
@@ -152,6 +152,7 @@ def _applied(context: Context, name: str, given: Estimator | None) -> Estimator:
             cause="neither draw nor the surrounding expectation or fit names one.",
             remedy="pass one, e.g. bft.draw(name, d, bft.estimators.leave_one_out(8)).",
         )
+    _require_claim(context.require, name, estimator)
     if estimator.num_samples > 1:
         context.findings.lane_counts.add(estimator.num_samples)
     if len(context.findings.lane_counts) > 1:
@@ -162,6 +163,18 @@ def _applied(context: Context, name: str, given: Estimator | None) -> Estimator:
             remedy="give all estimators of the program the same num_samples.",
         )
     return estimator
+
+
+def _require_claim(required: str | None, name: str, estimator: Estimator) -> None:
+    claim = estimator.claim
+    if required is None or claim.kind == "exact" or claim.kind == required:
+        return
+    raise EstimatorError(
+        f"The choice {name!r} has the estimator {type(estimator).__name__}, which is {claim}.",
+        cause=f"the expectation requires estimators that are {required}.",
+        remedy="use an estimator whose claim is at least that (docs/estimators.md lists them), or "
+        "leave out require=.",
+    )
 
 
 def _log_prob(distribution: Any, value: PyTree) -> Array:
