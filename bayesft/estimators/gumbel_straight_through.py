@@ -39,9 +39,10 @@ class GumbelStraightThrough(PathwiseEstimator):
 def gumbel_straight_through(temperature: float = 0.5) -> GumbelStraightThrough:
     """Differentiate a discrete choice as if it were its relaxation (Jang et al. 2017, section 2.2).
 
-    For Bernoulli, whose value is 0. or 1., and Categorical, whose value is one-hot, [V], so that the
-    cost can be differentiated in it. The estimate of the value is unbiased, that of the gradient is
-    not: a low temperature biases less and varies more, and a cost that is not linear keeps a bias.
+    For Bernoulli, whose value is 0. or 1., and Categorical, whose value is one-hot, [V], so that
+    the cost can be differentiated in it. The estimate of the value is unbiased, that of the
+    gradient is not: a low temperature biases less and varies more, and a cost that is not linear
+    keeps a bias.
 
     Raises EstimatorError for other distributions and for a temperature that is not positive.
     """

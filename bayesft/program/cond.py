@@ -30,9 +30,9 @@ def cond(
     "cond/0/true/y", or "…/false/y"; choices that take several paths may stand inside where only
     `bft.cost` leaves both branches. Evidence in Python is refused inside.
 
-    As with `lax.cond` under `vmap`, lanes may run both branches and keep one: what is not finite in
-    the other can make a gradient NaN. The gradient does not see `pred` move: where pred depends on
-    a reparameterised value, the jump between the branches is missing, so use another estimator.
+    Lanes that differ in pred run both branches and keep one each. The gradient does not see pred
+    move: where it depends on a reparameterised value, the jump between the branches is missing, so
+    draw that value with another estimator.
 
     Raises ChoiceError where the branches return values of different structure or shape.
     """
@@ -40,11 +40,17 @@ def cond(
     replay = replay or {}
     context = dataclasses.replace(scope.context, allows_host=False)
 
-    def branch(side: str, body: Callable[..., PyTree], key: Array):
-        return lambda *operands: run_scope(lambda: body(*operands), key, context, replay.get(side))
+    data, restore = _raw(key)
 
-    keys = jax.random.split(key)
-    true, false = branch("true", true_fn, keys[0]), branch("false", false_fn, keys[1])
+    def branch(side: str, body: Callable[..., PyTree]):
+        return lambda *operands: run_scope(
+            lambda: body(*operands),
+            jax.random.fold_in(restore(data), side == "true"),
+            context,
+            replay.get(side),
+        )
+
+    true, false = branch("true", true_fn), branch("false", false_fn)
     shapes = {
         "true": jax.eval_shape(true, *operands),
         "false": jax.eval_shape(false, *operands),
@@ -83,6 +89,15 @@ def _padded(
         if records and taken.record:
             record[each] = taken.record
     return dataclasses.replace(outcome, terms=terms, record=record)
+
+
+def _raw(key: Array) -> tuple[Array, Callable[[Array], Array]]:
+    """A key as plain numbers: under vmap a cond selects among its inputs, which the check for
+    reused keys takes for a use."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key, lambda data: data
+    impl = jax.random.key_impl(key)
+    return jax.random.key_data(key), lambda data: jax.random.wrap_key_data(data, impl=impl)
 
 
 def _zeros(shape: jax.ShapeDtypeStruct) -> Array:
