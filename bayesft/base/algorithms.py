@@ -93,6 +93,21 @@ class StatefulEstimator(ScoreEstimator):
         return self.baseline(self.init(), credited)
 
 
+class MultiSampleEstimator(Estimator):
+    """Uses the other lanes' weights, and so applies inside `bft.log_mean_exp` only.
+
+    Derive from it beside `ScoreEstimator`, for `credit`, or `PathwiseEstimator`, for `weigh`.
+    """
+
+    def credit(self, log_weights: Float[Array, " K"]) -> Float[Array, " K"]:
+        """What each lane's choices are credited with on top: minus a baseline, of the others."""
+        return jnp.zeros(log_weights.shape)
+
+    def weigh(self, value: PyTree, weight: Float[Array, ""]) -> PyTree:
+        """The value, with its gradient weighted by the lane's share w_k/Σ_j w_j of the weights."""
+        return value
+
+
 class MultiPathEstimator(Estimator):
     """Replays the rest of the program for several values of the choice."""
 

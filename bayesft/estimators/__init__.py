@@ -13,6 +13,10 @@ every distribution it takes, in plates, scans and conds, and a planted bug makes
 (tests/estimators/test_table.py, tests/program).
 """
 
+from bayesft.estimators.doubly_reparameterize import (
+    DoublyReparameterize,
+    doubly_reparameterize,
+)
 from bayesft.estimators.enumerate import Enumerate, enumerate
 from bayesft.estimators.gumbel_straight_through import (
     GumbelStraightThrough,
@@ -25,8 +29,10 @@ from bayesft.estimators.moving_average import MovingAverage, moving_average
 from bayesft.estimators.rebar import Rebar, rebar
 from bayesft.estimators.reparameterize import Reparameterize, reparameterize
 from bayesft.estimators.score_function import ScoreFunction, score_function
+from bayesft.estimators.vimco import Vimco, vimco
 
 ESTIMATORS = (
+    DoublyReparameterize,
     Enumerate,
     GumbelStraightThrough,
     Importance,
@@ -36,10 +42,12 @@ ESTIMATORS = (
     Rebar,
     Reparameterize,
     ScoreFunction,
+    Vimco,
 )
 
 __all__ = [
     "ESTIMATORS",
+    "doubly_reparameterize",
     "enumerate",
     "gumbel_straight_through",
     "importance",
@@ -49,4 +57,5 @@ __all__ = [
     "rebar",
     "reparameterize",
     "score_function",
+    "vimco",
 ]

@@ -1,10 +1,10 @@
 """Programs: Python functions that make random choices, and what can be done with them.
 
 Contract. `draw` makes a named choice, `cost` adds to the program's cost where it stands, `plate`
-and `scan` loop and `cond` branches with choices inside. `expectation` estimates E[cost] and its
-gradient, `record` and `replay_value_and_grad` split that into a forward pass (with evidence in
-Python called once for all lanes) and any number of differentiable ones, `model` is the distribution
-over a program's choices.
+and `scan` loop and `cond` branches with choices inside, `log_mean_exp` is a bound of several
+samples. `expectation` estimates E[cost] and its gradient, `record` and `replay_value_and_grad`
+split that into a forward pass (with evidence in Python called once for all lanes) and any number of
+differentiable ones, `model` is the distribution over a program's choices.
 
 Laws, tested in tests/program against enumeration:
  - estimate and value_and_grad are unbiased under every estimator whose claim is exact or unbiased,
@@ -19,6 +19,7 @@ from bayesft.program.cond import cond
 from bayesft.program.control import plate, scan
 from bayesft.program.effects import cost, draw
 from bayesft.program.expectation import Expectation, expectation
+from bayesft.program.log_mean_exp import log_mean_exp
 from bayesft.program.model import Model, ModelDistribution, model
 from bayesft.program.record import Recording, record, replay_value_and_grad
 
@@ -31,6 +32,7 @@ __all__ = [
     "cost",
     "draw",
     "expectation",
+    "log_mean_exp",
     "model",
     "plate",
     "record",

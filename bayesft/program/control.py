@@ -47,7 +47,12 @@ def scan(
     Evidence in Python is refused inside.
     """
     scope, name, key, replay = opened("scan", name)
-    context = dataclasses.replace(scope.context, allows_host=False)
+    lane = scope.context.multi_sample
+    context = dataclasses.replace(
+        scope.context,
+        allows_host=False,
+        multi_sample=lane and dataclasses.replace(lane, weight=None),
+    )
     steps = length if length is not None else jax.tree.leaves(xs)[0].shape[0]
 
     def step(carry, inputs):

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from bayesft.base import (
     Estimator,
     MultiPathEstimator,
+    MultiSampleEstimator,
     PathwiseEstimator,
     PyTree,
     ScoreEstimator,
@@ -59,6 +60,8 @@ def draw(
         raise Branch(name, distribution, estimator, key)
     elif isinstance(estimator, PathwiseEstimator):
         value = estimator.sample(name, distribution, key)
+        if isinstance(estimator, MultiSampleEstimator):
+            value = estimator.weigh(value, _path_weight(scope.context, name, estimator))
         log_prob = estimator.log_prob(distribution, value) if with_log_prob else jnp.zeros(())
     elif isinstance(estimator, ScoreEstimator):
         value, log_prob = _score_choice(scope, name, distribution, estimator, key)
@@ -84,6 +87,12 @@ def cost(value: Float[Array, "..."] | float, *, along: str | None = None) -> Non
             f"A cost of shape {value.shape} is not a scalar.",
             cause="a cost per element, without saying of what.",
             remedy="sum it, or name the sequence choice it lines up with: along='y'.",
+        )
+    if scope.context.multi_sample is not None:
+        raise ChoiceError(
+            "A cost stands inside a bft.log_mean_exp.",
+            cause="what leaves a lane is its log-weight.",
+            remedy="subtract it from the log-weight, or pay it outside.",
         )
     scope.context.findings.pays = True
     scope.add_cost(value, along)
@@ -153,6 +162,13 @@ def _applied(context: Context, name: str, given: Estimator | None) -> Estimator:
             remedy="pass one, e.g. bft.draw(name, d, bft.estimators.leave_one_out(8)).",
         )
     _require_claim(context.require, name, estimator)
+    if isinstance(estimator, MultiSampleEstimator) and context.multi_sample is None:
+        raise EstimatorError(
+            f"{type(estimator).__name__} at the choice {name!r} stands outside bft.log_mean_exp.",
+            cause="it weighs the lanes of a multi-sample bound against each other.",
+            remedy="draw in bft.log_mean_exp(lambda k: log_weight, K), or use leave_one_out or "
+            "reparameterize.",
+        )
     if estimator.num_samples > 1:
         context.findings.lane_counts.add(estimator.num_samples)
     if len(context.findings.lane_counts) > 1:
@@ -163,6 +179,19 @@ def _applied(context: Context, name: str, given: Estimator | None) -> Estimator:
             remedy="give all estimators of the program the same num_samples.",
         )
     return estimator
+
+
+def _path_weight(context: Context, name: str, estimator: Estimator) -> Array:
+    lane = context.multi_sample
+    assert lane is not None
+    lane.asked.add(name)
+    if lane.weight is None or len(lane.asked) > 1:
+        raise EstimatorError(
+            f"{type(estimator).__name__} at the choice {name!r} is one of several in its lane.",
+            cause="a second choice, or one in a scan; in a chain their weights would multiply.",
+            remedy="draw one vector, or give the other choices reparameterize.",
+        )
+    return lane.weight
 
 
 def _require_claim(required: str | None, name: str, estimator: Estimator) -> None:

@@ -49,6 +49,16 @@ class Findings:
 
 
 @dataclasses.dataclass(frozen=True)
+class MultiSample:
+    """The lane of a `bft.log_mean_exp` that a choice stands in."""
+
+    weight: Float[Array, ""] | None
+    """Its share of the weights; None inside a scan, where no path can be weighted by it."""
+    asked: set[str]
+    """The choices whose paths are weighted."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Context:
     """What all scopes of one run share."""
 
@@ -60,6 +70,7 @@ class Context:
     num_paths: int = 1
     """How many paths the multi-path choices before take through the program, all at once."""
     require: Requirement | None = None
+    multi_sample: MultiSample | None = None
 
     @property
     def recording(self) -> bool:

@@ -19,6 +19,7 @@ from bayesft.errors import EstimatorError
 from bayesft.estimators import ESTIMATORS
 
 MEMBERS = [
+    bft.estimators.doubly_reparameterize(),
     bft.estimators.enumerate(),
     bft.estimators.gumbel_straight_through(0.5),
     bft.estimators.importance(dist.Normal(0.0, 1.0)),
@@ -28,6 +29,7 @@ MEMBERS = [
     bft.estimators.rebar(0.5),
     bft.estimators.reparameterize(),
     bft.estimators.score_function(baseline=0.5),
+    bft.estimators.vimco(),
 ]
 
 
@@ -109,13 +111,13 @@ def test_settings_that_mean_nothing_are_refused():
 
 def test_importance_weighs_what_the_distribution_cannot_draw_by_nothing():
     """A half-normal choice from a normal proposal, and a gamma whose density is NaN below 0."""
-    keys = jax.random.split(jax.random.key(0), 20_000)
     for make, mean in (
         (lambda t: dist.HalfNormal(t), lambda t: t * jnp.sqrt(2 / jnp.pi)),
         (lambda t: dist.Gamma(t, 2.0), lambda t: t / 2),
     ):
         estimator = bft.estimators.importance(dist.Normal(0.5, 1.5), 4)
         run = bft.expectation(lambda t, m=make, e=estimator: bft.draw("x", m(t), e))
+        keys = jax.random.split(jax.random.key(0), 20_000)
         value, gradient = jax.jit(jax.vmap(lambda k, r=run: r.value_and_grad(k, 1.2)))(keys)
         bft.testing.assert_unbiased(value, mean(1.2), family=4, resolution=0.1)
         bft.testing.assert_unbiased(gradient, jax.grad(mean)(1.2), family=4, resolution=0.2)
@@ -163,8 +165,8 @@ def test_implicit_gradients_agree_with_closed_forms():
         (b, lambda t: dist.Beta(t[0], t[1]), lambda t: t[0] * (t[0] + 1) / t.sum() / (t.sum() + 1)),
         (c, lambda t: dist.Dirichlet(t), lambda t: (t * (t + 1)).sum() / t.sum() / (t.sum() + 1)),
     )
-    keys = jax.random.split(jax.random.key(3), 20_000)
     for theta, make, second_moment in cases:
+        keys = jax.random.split(jax.random.key(3), 20_000)
         run = bft.expectation(lambda t, m=make: jnp.sum(bft.draw("x", m(t), path) ** 2))
         value, gradient = jax.jit(jax.vmap(lambda k, r=run, t=theta: r.value_and_grad(k, t)))(keys)
         exact, exact_gradient = jax.value_and_grad(second_moment)(theta)
@@ -182,12 +184,12 @@ def test_a_moving_average_is_carried_and_cuts_the_variance():
     with pytest.raises(EstimatorError, match=r"\['b'\].*state[\s\S]*init and step"):
         program.estimate(jax.random.key(0), 0.3)
 
-    def steps(states, key):
-        states, (_, gradient) = program.step(key, states, 0.3)
-        return states, gradient
-
     def run(key):
-        return jax.lax.scan(steps, program.init(0.3), jax.random.split(key, 30))[1]
+        def step(states, i):
+            states, (_, gradient) = program.step(jax.random.fold_in(key, i), states, 0.3)
+            return states, gradient
+
+        return jax.lax.scan(step, program.init(0.3), jnp.arange(30))[1]
 
     gradients = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(4), 2_000))
     bft.testing.assert_unbiased(gradients[:, 0], 1.0, family=2)

@@ -19,7 +19,7 @@ from bayesft.errors import EstimatorError
 from bayesft.testing import assert_unbiased
 
 E = bft.estimators
-NUM_RUNS = 20_000
+NUM_RUNS = 30_000
 
 
 class Family(NamedTuple):
@@ -118,12 +118,13 @@ ROWS = {
 
 
 def test_every_estimator_has_a_row():
-    assert set(ROWS) == set(E.__all__) - {"ESTIMATORS"}
+    of_bounds = {"vimco", "doubly_reparameterize"}  # tests/estimators/test_multi_sample.py
+    assert set(ROWS) == set(E.__all__) - {"ESTIMATORS"} - of_bounds
 
 
 def cost(value, theta):
     x = value @ jnp.arange(3.0) if jnp.ndim(value) else jnp.asarray(value, jnp.float32)
-    return (x - 0.4) ** 2 + theta[0] * x
+    return jnp.sin(1.5 * x + theta[0])
 
 
 def expected(family):
@@ -243,7 +244,7 @@ def test_value_and_gradient_are_right(name, of, program):
     exact, exact_gradient = jax.value_and_grad(lambda t: PROGRAMS[program](mean, t))(family.theta)
     family_size = 2 * len(CELLS)
     rounding = 2.0**-10  # of the truth: quadrature in float32, and points in place of integrals
-    resolution = 0.25 * max(1.0, float(jnp.abs(exact_gradient).max()))
+    resolution = 0.1 * max(1.0, float(jnp.abs(exact_gradient).max()))
     assert_unbiased(value, exact, family=family_size, rounding=rounding)
     assert_unbiased(
         gradient, exact_gradient, family=family_size, rounding=rounding, resolution=resolution
@@ -313,11 +314,10 @@ class WeightWithoutGradient(type(E.importance(None))):
         return values, jax.lax.stop_gradient(weights)
 
 
-class ForgetsToCondition(type(E.rebar())):
+class StopsTheConditionalSample(type(E.rebar())):
     def expand(self, name, distribution, key):
         values, weights = super().expand(name, distribution, key)
-        other, _ = super().expand(name, distribution, jax.random.fold_in(key, 1))
-        return values.at[2].set(other[1]), weights
+        return values.at[2].set(jax.lax.stop_gradient(values[2])), weights
 
 
 class OtherTemperature(type(E.gumbel_straight_through())):
@@ -349,7 +349,7 @@ BUGS = {
     "enumerate": lambda f: ForgetsSupport(),
     "measure_valued": lambda f: SignOfTheNegativePart(),
     "importance": lambda f: WeightWithoutGradient(f.proposal, 2),
-    "rebar": lambda f: ForgetsToCondition(0.4, 0.8),
+    "rebar": lambda f: StopsTheConditionalSample(0.4, 0.8),
     "gumbel_straight_through": lambda f: OtherTemperature(0.4),
     "reparameterize": lambda f: StopsTheSample(),
     "moving_average": lambda f: SeesItsOwnCost(0.5),
