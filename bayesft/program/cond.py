@@ -12,8 +12,9 @@ from jaxtyping import Array, Bool
 
 from bayesft.base import PyTree
 from bayesft.errors import ChoiceError
+from bayesft.program.context import Mode
 from bayesft.program.control import merge, opened
-from bayesft.program.scope import Mode, Outcome, run_scope
+from bayesft.program.scope import Outcome, run_scope
 
 
 def cond(

@@ -21,11 +21,10 @@ from bayesft.base import (
     TokenDistribution,
 )
 from bayesft.errors import ChoiceError, EstimatorError
+from bayesft.program.context import Context, Mode
 from bayesft.program.scope import (
     Branch,
-    Context,
     HostRequest,
-    Mode,
     Scope,
     ScoreTerm,
     current,

@@ -13,15 +13,8 @@ from jaxtyping import Array, Float
 
 from bayesft.base import Estimator, Key, PyTree, StatefulEstimator
 from bayesft.errors import EstimatorError
-from bayesft.program.scope import (
-    Context,
-    Findings,
-    Mode,
-    Outcome,
-    Requirement,
-    ScoreTerm,
-    run_scope,
-)
+from bayesft.program.context import Context, Findings, Mode, Requirement
+from bayesft.program.scope import Outcome, ScoreTerm, run_scope
 
 type States = dict[str, PyTree]
 """The states of a program's stateful estimators, by choice."""
@@ -49,11 +42,6 @@ def expectation(
     """
     if program is None:
         return functools.partial(expectation, estimator=estimator, require=require)
-    if require not in (None, "unbiased", "exact"):
-        raise EstimatorError(
-            f"require={require!r} is no claim that can be required.",
-            remedy='use require="unbiased" or require="exact".',
-        )
     return Expectation(program, estimator, require)
 
 
@@ -133,6 +121,11 @@ def scout(
     The pass also refuses misplaced choices that eager tracing would hide, and estimators that
     claim less than is required.
     """
+    if require not in (None, "unbiased", "exact"):
+        raise EstimatorError(
+            f"require={require!r} is no claim that can be required.",
+            remedy='use require="unbiased" or require="exact".',
+        )
     context = Context(Mode.SCOUT, estimator, require=require)
     outcome = jax.eval_shape(lambda: run_program(program, jax.random.key(0), args, context))
     for name, term in outcome.terms.items():

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from bayesft.base import MultiSampleEstimator
 from bayesft.errors import ChoiceError
+from bayesft.program.context import MultiSample
 from bayesft.program.control import merge, opened
-from bayesft.program.scope import MultiSample, Outcome, run_scope
+from bayesft.program.scope import Outcome, run_scope
 
 
 def log_mean_exp(

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bayesft.base import Estimator, Key, Prompt, PyTree, StatefulEstimator
+from bayesft.program.context import Context, Findings, Mode
 from bayesft.program.expectation import (
     States,
     prepare,
@@ -21,7 +22,6 @@ from bayesft.program.expectation import (
     surrogate,
     updated,
 )
-from bayesft.program.scope import Context, Findings, Mode
 
 type Program = Callable[..., Array]
 type Resolver = Callable[..., dict[str, np.ndarray]]
@@ -43,6 +43,23 @@ class Recording:
     stored: dict[str, Array]
     costs: Float[Array, "P K"]
     states: States = dataclasses.field(default_factory=dict)
+
+    def choices(self, prompt: int, lane: int) -> dict[str, np.ndarray]:
+        """The recorded values of one lane, by name: "y", or "plate/0/y" stacked over a plate."""
+
+        def values(record: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:
+            found: dict[str, np.ndarray] = {}
+            for name, entry in record.items():
+                if not isinstance(entry, Mapping):
+                    continue
+                if set(entry) == {"value", "log_prob"}:
+                    value = jax.tree.map(lambda a: np.asarray(a[prompt, lane]), entry["value"])
+                    found[prefix + name] = value
+                else:
+                    found |= values(entry, f"{prefix}{name}/")
+            return found
+
+        return values(self.data, "")
 
 
 def record(

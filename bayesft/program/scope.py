@@ -5,76 +5,18 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
-import enum
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, Float
 
-from bayesft.base import Estimator, Key, MultiPathEstimator, PyTree, ScoreEstimator
+from bayesft.base import Key, MultiPathEstimator, PyTree, ScoreEstimator
 from bayesft.errors import ChoiceError, EstimatorError
-
-type Requirement = Literal["unbiased", "exact"]
-"""The least that the estimators of a program must claim."""
-
-
-class Mode(enum.Enum):
-    """What a run of a program is for."""
-
-    SCOUT = "abstract pass: find the number of lanes and misplaced choices"
-    ESTIMATE = "one differentiable run"
-    RECORD = "keep choices, evidence and costs; no gradient is needed"
-    REPLAY = "run again on a recording, differentiably"
-    MODEL = "values and log-probs of every choice; no estimators"
-
-
-@dataclasses.dataclass
-class Findings:
-    """What running a program reveals about it."""
-
-    lane_counts: set[int] = dataclasses.field(default_factory=set)
-    pays: bool = False
-    needs_recording: bool = False
-    """Whether choices or evidence must be known before a gradient step."""
-    states: dict[str, PyTree] = dataclasses.field(default_factory=dict)
-    """The first states of estimators that keep one, by choice."""
-
-    @property
-    def num_lanes(self) -> int:
-        return max(self.lane_counts, default=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class MultiSample:
-    """The lane of a `bft.log_mean_exp` that a choice stands in."""
-
-    weight: Float[Array, ""] | None
-    """Its share of the weights; None inside a scan, where no path can be weighted by it."""
-    asked: set[str]
-    """The choices whose paths are weighted."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """What all scopes of one run share."""
-
-    mode: Mode
-    estimator: Estimator | None = None
-    findings: Findings = dataclasses.field(default_factory=Findings)
-    allows_host: bool = True
-    in_branch: bool = False
-    num_paths: int = 1
-    """How many paths the multi-path choices before take through the program, all at once."""
-    require: Requirement | None = None
-    multi_sample: MultiSample | None = None
-
-    @property
-    def recording(self) -> bool:
-        return self.mode in (Mode.RECORD, Mode.MODEL) and not self.in_branch
+from bayesft.program.context import Context
 
 
 @jax.tree_util.register_dataclass
@@ -102,10 +44,6 @@ class Outcome:
     terms: dict[str, ScoreTerm]
     record: dict[str, Any]
     request: dict[str, Any] | None
-
-
-MAX_PATHS = 1_000_000
-"""More paths than this are taken for a mistake: each is a lane of the whole rest of a program."""
 
 
 class HostRequest(Exception):
@@ -270,12 +208,15 @@ def run_scope(
 ) -> Outcome:
     """Run a body in a scope of its own; with `returns_cost` its value is its last cost."""
     scope = Scope(key, context, replay, fixed or {})
+    value = branch = None
     try:
         with _opened(scope):
             value = body()
     except HostRequest as request:
         return Outcome(None, jnp.zeros(()), {}, scope.record, request.arrays)
-    except Branch as branch:
+    except Branch as raised:
+        branch = raised
+    if branch is not None:  # outside of `except`, so that errors do not mention it
         return _expand(branch, body, key, context, scope.fixed, returns_cost)
     if not returns_cost:
         return scope.close(value, 0.0)
@@ -287,6 +228,10 @@ def run_scope(
             remedy="sum over the value, or let an estimator's num_samples replicate the program.",
         )
     return scope.close(None, value)
+
+
+MAX_PATHS = 1_000_000
+"""More paths than this are taken for a mistake: each is a lane of the whole rest of a program."""
 
 
 def _expand(branch, body, key, context, fixed, returns_cost) -> Outcome:

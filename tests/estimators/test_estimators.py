@@ -12,11 +12,15 @@ from bayesft.base import (
     Claim,
     Estimator,
     MultiPathEstimator,
+    MultiSampleEstimator,
     PathwiseEstimator,
     ScoreEstimator,
 )
-from bayesft.errors import EstimatorError
+from bayesft.errors import EstimatorError, FitError
 from bayesft.estimators import ESTIMATORS
+from bayesft.estimators.doubly_reparameterize import DoublyReparameterize
+from bayesft.estimators.importance import Importance
+from bayesft.estimators.reparameterize import Reparameterize
 
 MEMBERS = [
     bft.estimators.doubly_reparameterize(),
@@ -76,11 +80,14 @@ def test_too_many_paths_are_refused_with_their_number():
 
 @pytest.mark.parametrize("estimator", MEMBERS, ids=lambda e: type(e).__name__)
 def test_what_is_required_is_required_of_every_choice(estimator):
-    d = dist.Normal(0.0, 1.0) if "e" in type(estimator).__name__[:2] else dist.Bernoulli(probs=0.3)
+    continuous = isinstance(estimator, Reparameterize | DoublyReparameterize | Importance)
+    d = dist.Normal(0.0, 1.0) if continuous else dist.Bernoulli(probs=0.3)
     ranks = {"exact": 2, "unbiased": 1, "biased": 0}
 
     def program(p):
-        bft.cond(True, lambda: bft.cost(0.0 * jnp.sum(bft.draw("x", d, estimator))), lambda: None)
+        if isinstance(estimator, MultiSampleEstimator):
+            return p * bft.log_mean_exp(lambda _: 1.0 * bft.draw("x", d, estimator), 2)
+        bft.cond(True, lambda: bft.cost(jnp.sum(bft.draw("x", d, estimator))), lambda: None)
         return p
 
     for required in ("unbiased", "exact"):
@@ -92,7 +99,7 @@ def test_what_is_required_is_required_of_every_choice(estimator):
             run.value_and_grad(jax.random.key(0), 0.0)
         assert "'x'" in str(caught.value) and str(estimator.claim) in str(caught.value)
     with pytest.raises(EstimatorError, match="no claim"):
-        bft.expectation(program, require="biased")
+        bft.expectation(program, require="biased").init(0.0)
 
 
 def test_settings_that_mean_nothing_are_refused():
@@ -197,6 +204,46 @@ def test_a_moving_average_is_carried_and_cuts_the_variance():
     assert gradients[:, -1].var() < 0.05 * gradients[:, 0].var()
     total, weight = average.update(average.update(average.init(), jnp.array(2.0)), jnp.array(4.0))
     assert jnp.isclose(average.baseline((total, weight), jnp.zeros(1))[0], (0.9 * 2 + 4) / 1.9)
+
+
+def test_fit_requires_what_expectations_do():
+    language = bft.priors.markov(jnp.log(jnp.full(2, 0.5)), jnp.log(jnp.full((2, 2), 0.5)), eos=1)
+
+    class Half(type(bft.estimators.score_function())):
+        claim = Claim("biased", "by one half")
+
+    for estimator, steps, match in (
+        (Half(0.0), 1, r"'y'[\s\S]*by one half"),
+        (bft.estimators.score_function(), 2, "seen the draws"),
+    ):
+        with pytest.raises(EstimatorError, match=match):
+            bft.fit(
+                bft.Target(language, max_new_tokens=3),
+                bft.trainable(language),
+                objective=bft.objectives.reverse_kl,
+                estimator=estimator,
+                optimizer=optax.sgd(0.1),
+                num_steps=1,
+                steps_per_recording=steps,
+                require="unbiased",
+                key=jax.random.key(0),
+            )
+
+
+def test_a_cost_that_is_nan_is_named_with_its_choices():
+    language = bft.priors.markov(jnp.log(jnp.full(2, 0.5)), jnp.log(jnp.full((2, 2), 0.5)), eos=1)
+    potential = bft.evidence.potential(lambda y, n: jnp.where(n == 2, jnp.nan, 0.0))
+    target = bft.Target(language, potential, max_new_tokens=3)
+    with pytest.raises(FitError, match=r"step 0 in \d+ of 64 lanes.* where y = \[0 1 1\]"):
+        bft.fit(
+            target,
+            bft.trainable(language),
+            objective=bft.objectives.reverse_kl,
+            estimator=bft.estimators.leave_one_out(64),
+            optimizer=optax.sgd(0.1),
+            num_steps=1,
+            key=jax.random.key(0),
+        )
 
 
 def test_fit_carries_the_state_from_step_to_step():

@@ -218,6 +218,21 @@ CELLS = [(name, family, plain) for name, row in ROWS.items() for family in row.f
 CELLS += [(name, row.controlled, p) for name, row in ROWS.items() for p in PROGRAMS if p != plain]
 
 
+def is_slow(name, of, program):
+    """Cells whose parts other cells hold: a nested program is a plate of scans of conds, and the
+    score estimators differ in what they subtract, whatever the distribution."""
+    if program is not plain:
+        return program is not nested and (program, name) != (cond, "measure_valued")
+    if name in ("leave_one_out", "moving_average", "importance"):
+        return of not in ("bernoulli", "normal")
+    return of.endswith("logit") or of.endswith("logits") or (name, of) == ("score_function", "beta")
+
+
+def cell(name, of, program):
+    marks = [pytest.mark.slow] if is_slow(name, of, program) else []
+    return pytest.param(name, of, program, marks=marks, id=f"{name}-{of}-{program.__name__}")
+
+
 def estimates(program, family, estimator, cost=cost, num_runs=NUM_RUNS, seed=0):
     """Values and gradients of independent runs; a state is that after one step."""
 
@@ -232,19 +247,18 @@ def estimates(program, family, estimator, cost=cost, num_runs=NUM_RUNS, seed=0):
     return jax.jit(jax.vmap(lambda k: run.step(k, states, family.theta)[1]))(keys[1:])
 
 
-@pytest.mark.parametrize(
-    ("name", "of", "program"), CELLS, ids=[f"{n}-{f}-{p.__name__}" for n, f, p in CELLS]
-)
+@pytest.mark.parametrize(("name", "of", "program"), [cell(*c) for c in CELLS])
 def test_value_and_gradient_are_right(name, of, program):
     row, family = ROWS[name], FAMILIES[of]
     estimator = row.make(family)
     assert (estimator.claim.kind == "biased") == row.biased
     value, gradient = estimates(program, family, estimator, seed=CELLS.index((name, of, program)))
     mean = expected_straight_through(family) if row.biased else expected(family)
-    exact, exact_gradient = jax.value_and_grad(lambda t: PROGRAMS[program](mean, t))(family.theta)
+    truth = jax.jit(jax.value_and_grad(lambda t: PROGRAMS[program](mean, t)))
+    exact, exact_gradient = truth(family.theta)
     family_size = 2 * len(CELLS)
     rounding = 2.0**-10  # of the truth: quadrature in float32, and points in place of integrals
-    resolution = 0.1 * max(1.0, float(jnp.abs(exact_gradient).max()))
+    resolution = 0.2 * max(1.0, float(jnp.abs(exact_gradient).max()))
     assert_unbiased(value, exact, family=family_size, rounding=rounding)
     assert_unbiased(
         gradient, exact_gradient, family=family_size, rounding=rounding, resolution=resolution
@@ -364,7 +378,7 @@ def test_planted_bugs_are_caught(name):
     family = FAMILIES["bernoulli of a logit" if row.biased else row.families[0]]
     mean = expected_straight_through(family) if row.biased else expected(family)
     value, gradient = estimates(plain, family, BUGS[name](family))
-    exact, exact_gradient = jax.value_and_grad(mean)(family.theta)
+    exact, exact_gradient = jax.jit(jax.value_and_grad(mean))(family.theta)
     with pytest.raises(AssertionError, match="means are wrong"):
         assert_unbiased(value, exact, rounding=2.0**-10)
         assert_unbiased(gradient, exact_gradient, rounding=2.0**-10)
