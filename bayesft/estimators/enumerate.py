@@ -42,7 +42,8 @@ class Enumerate(MultiPathEstimator):
             raise EstimatorError(
                 happened,
                 cause="enumerate sums over every value of one finite choice.",
-                remedy="draw the elements one by one in a bft.plate, or use leave_one_out.",
+                remedy="use score_function or leave_one_out; elements of a batch can be drawn one by "
+                "one in a bft.plate.",
             )
         return values, jnp.exp(jax.vmap(distribution.log_prob)(values))
 

@@ -83,10 +83,10 @@ def relaxation_of(name: str, distribution: Any, estimator: str) -> Relaxation:
     """The relaxation of a Bernoulli or categorical distribution; EstimatorError for others."""
     import numpyro.distributions as dist
 
-    distribution = factors(distribution)
-    if isinstance(distribution, dist.BernoulliProbs | dist.BernoulliLogits):
+    kind = type(distribution := factors(distribution))
+    if issubclass(kind, dist.BernoulliProbs | dist.BernoulliLogits):
         return BernoulliRelaxation(jnp.broadcast_to(distribution.logits, distribution.batch_shape))
-    if isinstance(distribution, dist.CategoricalProbs | dist.CategoricalLogits):
+    if issubclass(kind, dist.CategoricalProbs | dist.CategoricalLogits):
         return CategoricalRelaxation(jax.nn.log_softmax(distribution.logits))
     raise EstimatorError(
         f"The choice {name!r} from {type(distribution).__name__} has no relaxation.",

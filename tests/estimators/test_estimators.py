@@ -68,7 +68,7 @@ def test_enumerate_refuses_what_it_cannot_list():
 
 def test_too_many_paths_are_refused_with_their_number():
     def program(logits):
-        total = 0.0
+        total = jnp.zeros(())
         for i in range(3):
             d = dist.Categorical(logits=logits)
             total += bft.draw(f"x{i}", d, bft.estimators.enumerate())
@@ -99,7 +99,7 @@ def test_what_is_required_is_required_of_every_choice(estimator):
             run.value_and_grad(jax.random.key(0), 0.0)
         assert "'x'" in str(caught.value) and str(estimator.claim) in str(caught.value)
     with pytest.raises(EstimatorError, match="no claim"):
-        bft.expectation(program, require="biased").init(0.0)
+        bft.expectation(program, require="biased").init(0.0)  # pyright: ignore[reportArgumentType]
 
 
 def test_settings_that_mean_nothing_are_refused():
@@ -162,23 +162,15 @@ def test_measure_valued_takes_costs_with_jumps_and_costs_that_are_infinite():
     assert not jnp.isfinite(run.value_and_grad(jax.random.key(0), 0.2)[1])
 
 
-def test_implicit_gradients_agree_with_closed_forms():
-    """Gamma, Beta and Dirichlet samples are differentiable in their shape parameters."""
-    path = bft.estimators.reparameterize()
-    a, b, c = jnp.array([2.0, 3.0]), jnp.array([1.5, 2.5]), jnp.array([0.7, 1.3, 2.0])
-    cases = (
-        # E[x²] of Gamma(a, b) is a(a + 1)/b².
-        (a, lambda t: dist.Gamma(t[0], t[1]), lambda t: t[0] * (t[0] + 1) / t[1] ** 2),
-        (b, lambda t: dist.Beta(t[0], t[1]), lambda t: t[0] * (t[0] + 1) / t.sum() / (t.sum() + 1)),
-        (c, lambda t: dist.Dirichlet(t), lambda t: (t * (t + 1)).sum() / t.sum() / (t.sum() + 1)),
-    )
-    for theta, make, second_moment in cases:
-        keys = jax.random.split(jax.random.key(3), 20_000)
-        run = bft.expectation(lambda t, m=make: jnp.sum(bft.draw("x", m(t), path) ** 2))
-        value, gradient = jax.jit(jax.vmap(lambda k, r=run, t=theta: r.value_and_grad(k, t)))(keys)
-        exact, exact_gradient = jax.value_and_grad(second_moment)(theta)
-        bft.testing.assert_unbiased(value, exact, family=6, resolution=0.1)
-        bft.testing.assert_unbiased(gradient, exact_gradient, family=6, resolution=0.2)
+def test_implicit_gradients_of_a_dirichlet_agree_with_the_closed_form():
+    """E[Σ x²] = Σ a(a + 1)/(A(A + 1)) with A = Σ a; Gamma and Beta are in test_table.py."""
+    path, a = bft.estimators.reparameterize(), jnp.array([0.7, 1.3, 2.0])
+    run = bft.expectation(lambda t: jnp.sum(bft.draw("x", dist.Dirichlet(t), path) ** 2))
+    keys = jax.random.split(jax.random.key(3), 10_000)
+    value, gradient = jax.jit(jax.vmap(lambda k: run.value_and_grad(k, a)))(keys)
+    exact = jax.value_and_grad(lambda t: (t * (t + 1)).sum() / t.sum() / (t.sum() + 1))(a)
+    bft.testing.assert_unbiased(value, exact[0], family=2, resolution=0.05)
+    bft.testing.assert_unbiased(gradient, exact[1], family=2, resolution=0.05)
 
 
 def test_a_moving_average_is_carried_and_cuts_the_variance():
@@ -210,7 +202,9 @@ def test_fit_requires_what_expectations_do():
     language = bft.priors.markov(jnp.log(jnp.full(2, 0.5)), jnp.log(jnp.full((2, 2), 0.5)), eos=1)
 
     class Half(type(bft.estimators.score_function())):
-        claim = Claim("biased", "by one half")
+        @property
+        def claim(self):
+            return Claim("biased", "by one half")
 
     for estimator, steps, match in (
         (Half(0.0), 1, r"'y'[\s\S]*by one half"),

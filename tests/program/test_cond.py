@@ -10,6 +10,7 @@ import pytest
 import bayesft as bft
 from bayesft.base import Prompt
 from bayesft.errors import ChoiceError
+from bayesft.priors.sequence import SequenceDistribution
 from bayesft.program import record, replay_value_and_grad
 from bayesft.testing import assert_unbiased
 
@@ -89,7 +90,8 @@ def test_what_is_not_finite_in_the_other_branch_does_not_reach_the_gradient():
         return bft.cond(x > 0, lambda: jnp.sqrt(x), lambda: jnp.zeros(()))
 
     keys = jax.random.split(jax.random.key(2), 100)
-    gradient = jax.vmap(lambda k: bft.expectation(program).value_and_grad(k, 0.1)[1])(keys)
+    run = bft.expectation(program)
+    gradient = jax.jit(jax.vmap(lambda k: run.value_and_grad(k, 0.1)[1]))(keys)
     assert jnp.isfinite(gradient).all() and (gradient == 0).any() and (gradient > 0).any()
 
 
@@ -175,7 +177,7 @@ def test_evidence_in_python_is_refused_inside():
     target = bft.Target(language, reward, max_new_tokens=2)
 
     def program(target, x):
-        y = bft.draw("y", bft.priors.sequence.SequenceDistribution(target.prior, x, target.horizon))
+        y = bft.draw("y", SequenceDistribution(target.prior, x, target.horizon))
         return bft.cond(True, lambda: -target.log_density(y, x), lambda: 0.0)
 
     with pytest.raises(ChoiceError, match=r"inside bft\.scan or bft\.cond"):
