@@ -48,6 +48,6 @@ def doubly_reparameterize() -> DoublyReparameterize:
     the weights would multiply. The lanes run twice, first for their weights.
 
     Raises EstimatorError outside of `bft.log_mean_exp`, for a second choice in a lane, and for
-    distributions without a reparameterised sample. (Tucker et al. 2019, equation 8.)
+    distributions without a reparameterised sample. (Tucker et al. 2019, IWAE-DReG.)
     """
     return DoublyReparameterize()

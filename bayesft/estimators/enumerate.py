@@ -42,7 +42,7 @@ class Enumerate(MultiPathEstimator):
             raise EstimatorError(
                 happened,
                 cause="enumerate sums over every value of one finite choice.",
-                remedy="use score_function or leave_one_out; elements of a batch can be drawn one by "
+                remedy="use score_function or leave_one_out; or draw elements of a batch one by "
                 "one in a bft.plate.",
             )
         return values, jnp.exp(jax.vmap(distribution.log_prob)(values))

@@ -52,8 +52,8 @@ def rebar(temperature: float = 0.5, scale: float = 1.0) -> Rebar:
     differentiable, at relaxed values. `scale` is η: 0 leaves the score function.
 
     Raises EstimatorError for other distributions and for a temperature that is not positive.
-    (Tucker et al. 2017, equations 4 and 5; RELAX of Grathwohl et al. 2018 with the relaxed program
-    itself as its surrogate.)
+    (Tucker et al. 2017; it is RELAX of Grathwohl et al. 2018 with the relaxed program itself as the
+    surrogate.)
     """
     require_temperature("rebar", temperature)
     return Rebar(float(temperature), float(scale))

@@ -59,7 +59,7 @@ class CategoricalRelaxation:
     def sample_given(self, hard: Float[Array, "*shape V"], key: Key) -> Float[Array, "*shape V"]:
         """z given y: the largest is a Gumbel variable, the others are truncated below it.
 
-        z_y = −log(−log v_y), z_k = −log(−log v_k/p_k − log v_y) (Tucker et al. 2017, appendix B).
+        z_y = −log(−log v_y), z_k = −log(−log v_k/p_k − log v_y) (Tucker et al. 2017, appendix).
         """
         log_noise = jnp.log(-jnp.log(_uniform(key, self.logits.shape)))
         largest = jnp.sum(hard * log_noise, -1, keepdims=True)

@@ -46,6 +46,6 @@ def vimco() -> Vimco:
 
     For any distribution with a log-prob. Unbiased whatever is made of the bound; the variance is
     small where its negative is the cost. EstimatorError outside of `bft.log_mean_exp`, and for one
-    lane. (Mnih and Rezende 2016, equations 8 to 11, with the geometric mean.)
+    lane. (Mnih and Rezende 2016, with the geometric mean.)
     """
     return Vimco()

@@ -82,6 +82,30 @@ def test_a_planted_bug_is_caught():
         assert_unbiased(gradient, 2 * P)
 
 
+def test_choices_of_several_paths_around_and_inside():
+    """An enumerated choice decides; a score choice in one branch, a measure-valued in the other."""
+    weak, enumerate_ = bft.estimators.measure_valued(), bft.estimators.enumerate()
+
+    def program(p):
+        g = flip("g", p, enumerate_)
+        bft.cond(
+            g > 0,
+            lambda: bft.cost(2.0 * flip("y", p, SCORE) + g),
+            lambda: bft.cost(bft.draw("n", dist.Poisson(p), weak) ** 2.0),
+        )
+        return g * flip("z", p, LOO)
+
+    run = bft.expectation(program)
+    keys = jax.random.split(jax.random.key(6), NUM_RUNS)
+    value, gradient = jax.jit(jax.vmap(lambda k: run.value_and_grad(k, P)))(keys)
+    exact = lambda p: p * (2 * p + 1 + p) + (1 - p) * (p + p**2)
+    assert_unbiased(value, exact(P), family=2, resolution=0.1)
+    assert_unbiased(gradient, jax.grad(exact)(P), family=2, resolution=0.3)
+    eager = run.value_and_grad(jax.random.key(7), P)
+    compiled = jax.jit(run.value_and_grad)(jax.random.key(7), P)
+    assert jnp.allclose(jnp.array(eager), jnp.array(compiled))
+
+
 def test_what_is_not_finite_in_the_other_branch_does_not_reach_the_gradient():
     path = bft.estimators.reparameterize()
 
