@@ -44,8 +44,9 @@ def doubly_reparameterize() -> DoublyReparameterize:
     For distributions that `reparameterize` takes, in a `bft.log_mean_exp`: the log-weight must
     contain minus the log-prob that `bft.draw(..., with_log_prob=True)` returns. The noise of the
     gradient falls with K where that of `reparameterize` grows beside it; at K = 1 it is the path
-    derivative of Roeder et al. 2017. One such choice per lane, outside of scans: in a chain of them
-    the weights would multiply. The lanes run twice, first for their weights.
+    derivative of Roeder et al. 2017. One such choice stands in a lane, outside of other
+    constructs: in a chain of them the weights would multiply. The lanes run twice, first for their
+    weights.
 
     Raises EstimatorError outside of `bft.log_mean_exp`, for a second choice in a lane, and for
     distributions without a reparameterised sample. (Tucker et al. 2019, IWAE-DReG.)

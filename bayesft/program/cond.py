@@ -39,7 +39,7 @@ def cond(
     """
     scope, name, key, replay = opened("cond", name)
     replay = replay or {}
-    context = dataclasses.replace(scope.context, allows_host=False)
+    context = scope.context.inside(allows_host=False)
 
     data, restore = _raw(key)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Array, Float
 
@@ -45,7 +45,7 @@ class MultiSample:
     """The lane of a `bft.log_mean_exp` that a choice stands in."""
 
     weight: Float[Array, ""] | None
-    """Its share of the weights; None inside a scan, where no path can be weighted by it."""
+    """Its share of the weights; None inside other constructs, where no path is weighted by it."""
     asked: set[str]
     """The choices whose paths are weighted."""
 
@@ -63,6 +63,11 @@ class Context:
     """How many paths the multi-path choices before take through the program, all at once."""
     require: Requirement | None = None
     multi_sample: MultiSample | None = None
+
+    def inside(self, **changes: Any) -> Context:
+        """The context of a plate's, scan's or cond's body."""
+        lane = self.multi_sample and dataclasses.replace(self.multi_sample, weight=None)
+        return dataclasses.replace(self, multi_sample=lane, **changes)
 
     @property
     def recording(self) -> bool:

@@ -24,8 +24,10 @@ def plate(
     """
     scope, name, key, replay = opened("plate", name)
 
+    context = scope.context.inside()
+
     def lane(i: Array, given: Mapping[str, Any] | None) -> Outcome:
-        return run_scope(lambda: body(i), jax.random.fold_in(key, i), scope.context, given)
+        return run_scope(lambda: body(i), jax.random.fold_in(key, i), context, given)
 
     outcome = jax.vmap(lane)(jnp.arange(size), replay)
     merge(scope, name, outcome, {n: t.credited for n, t in outcome.terms.items()})
@@ -47,12 +49,7 @@ def scan(
     Evidence in Python is refused inside.
     """
     scope, name, key, replay = opened("scan", name)
-    lane = scope.context.multi_sample
-    context = dataclasses.replace(
-        scope.context,
-        allows_host=False,
-        multi_sample=lane and dataclasses.replace(lane, weight=None),
-    )
+    context = scope.context.inside(allows_host=False)
     steps = length if length is not None else jax.tree.leaves(xs)[0].shape[0]
 
     def step(carry, inputs):

@@ -63,6 +63,7 @@ def draw(
             value = estimator.weigh(value, _path_weight(scope.context, name, estimator))
         log_prob = estimator.log_prob(distribution, value) if with_log_prob else jnp.zeros(())
     elif isinstance(estimator, ScoreEstimator):
+        _refuse_after_weighted_path(scope.context, name, estimator)
         value, log_prob = _score_choice(scope, name, distribution, estimator, key)
     else:
         raise EstimatorError(
@@ -186,11 +187,23 @@ def _path_weight(context: Context, name: str, estimator: Estimator) -> Array:
     lane.asked.add(name)
     if lane.weight is None or len(lane.asked) > 1:
         raise EstimatorError(
-            f"{type(estimator).__name__} at the choice {name!r} is one of several in its lane.",
-            cause="a second choice, or one in a scan; in a chain their weights would multiply.",
+            f"{type(estimator).__name__} at the choice {name!r} is not alone in its lane.",
+            cause="a second choice, or one in a plate, scan, cond or inner bound; in a chain their "
+            "weights would multiply.",
             remedy="draw one vector, or give the other choices reparameterize.",
         )
     return lane.weight
+
+
+def _refuse_after_weighted_path(context: Context, name: str, estimator: Estimator) -> None:
+    lane = context.multi_sample
+    if lane is not None and lane.asked:
+        raise EstimatorError(
+            f"The choice {name!r} with {type(estimator).__name__} follows {min(lane.asked)!r}, "
+            "which is doubly reparameterised.",
+            cause="where it depends on that choice, its score would be weighted like a path.",
+            remedy="draw it before, use reparameterize for it, or reparameterize for the other.",
+        )
 
 
 def _require_claim(required: str | None, name: str, estimator: Estimator) -> None:

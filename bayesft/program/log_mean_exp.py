@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from bayesft.base import MultiSampleEstimator
 from bayesft.errors import ChoiceError
-from bayesft.program.context import MultiSample
+from bayesft.program.context import Mode, MultiSample
 from bayesft.program.control import merge, opened
 from bayesft.program.scope import Outcome, run_scope
 
@@ -31,10 +31,12 @@ def log_mean_exp(
     """
     scope, name, key, replay = opened("log_mean_exp", name)
     asked: set[str] = set()
+    outermost = scope.context.multi_sample is None
 
     def lane(i: Array, weight: Array, given: Mapping[str, Any] | None) -> Outcome:
-        context = dataclasses.replace(scope.context, multi_sample=MultiSample(weight, asked))
         asked.clear()
+        multi_sample = MultiSample(weight if outermost else None, asked)
+        context = dataclasses.replace(scope.context, multi_sample=multi_sample)
         return run_scope(lambda: body(i), jax.random.fold_in(key, i), context, given)
 
     def lanes(weights: Float[Array, " K"]) -> Outcome:
@@ -50,7 +52,7 @@ def log_mean_exp(
             cause="a body that returns nothing, several values, or a log-weight per element.",
             remedy="return one log-weight per lane: sum over its elements.",
         )
-    if asked:  # the weights of the paths are known only now
+    if asked and scope.context.mode is not Mode.RECORD:  # the paths' weights are known only now
         outcome = lanes(jax.nn.softmax(jax.lax.stop_gradient(log_weights)))
         log_weights = outcome.value
     credits = {}

@@ -189,8 +189,19 @@ def test_misuse_is_refused_with_a_remedy():
 
     for estimator in (VIMCO, DOUBLY):
         refused(lambda t, e=estimator: bft.draw("x", normal, e), EstimatorError, "outside")
-    refused(within(chain), EstimatorError, "one of several")
-    refused(within(scanned), EstimatorError, "one of several")
+
+    def plated(t):
+        return bft.plate(lambda i: bft.draw("a", normal, DOUBLY), 2).sum()
+
+    def bounded(t):
+        return bft.log_mean_exp(lambda _: bft.draw("a", normal, DOUBLY), 2)
+
+    def scored(t):
+        return bft.draw("a", normal, DOUBLY) + bft.draw("b", normal, SCORE)
+
+    refused(within(scored), EstimatorError, "'b' with ScoreFunction follows 'a'")
+    for body in (chain, scanned, plated, bounded):
+        refused(within(body), EstimatorError, "'[ab]' is not alone in its lane")
     refused(within(lambda t: bft.draw("x", normal, VIMCO), 1), EstimatorError, "size of 2")
     refused(within(lambda t: bft.cost(t)), ChoiceError, "log-weight")
     refused(within(lambda t: jnp.zeros(2)), ChoiceError, "no scalar")
