@@ -134,7 +134,6 @@ def test_elements_of_a_batch_shape_have_their_own_gradient():
     """E[(w·x)²] for three elements: their variances and the square of the weighted mean."""
     weights, t = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.4, 0.6, 0.3])
     for estimator, make, variance in (
-        (bft.estimators.measure_valued(), lambda t: dist.Poisson(t), lambda t: t),
         (bft.estimators.measure_valued(), lambda t: dist.Normal(t, t), lambda t: t**2),
         (bft.estimators.rebar(), lambda t: dist.Bernoulli(probs=t), lambda t: t * (1 - t)),
     ):
@@ -144,8 +143,8 @@ def test_elements_of_a_batch_shape_have_their_own_gradient():
         keys = jax.random.split(jax.random.key(1), 20_000)
         value, gradient = jax.jit(jax.vmap(lambda k, r=run: r.value_and_grad(k, t)))(keys)
         exact = jax.value_and_grad(lambda t, v=variance: (weights @ t) ** 2 + weights**2 @ v(t))(t)
-        bft.testing.assert_unbiased(value, exact[0], family=6, resolution=0.5)
-        bft.testing.assert_unbiased(gradient, exact[1], family=6, resolution=1.0)
+        bft.testing.assert_unbiased(value, exact[0], family=4, resolution=0.5)
+        bft.testing.assert_unbiased(gradient, exact[1], family=4, resolution=1.0)
 
 
 def test_measure_valued_takes_costs_with_jumps_and_costs_that_are_infinite():

@@ -82,7 +82,7 @@ def estimates(program, theta, seed=0):
 
 
 def test_vimco_is_unbiased_with_less_variance_than_the_score_function():
-    exact, exact_gradient = jax.value_and_grad(enumerated)(DISCRETE_AT)
+    exact, exact_gradient = jax.jit(jax.value_and_grad(enumerated))(DISCRETE_AT)
     variances = []
     for estimator in (VIMCO, SCORE):
         value, gradient = estimates(discrete(estimator), DISCRETE_AT)
@@ -92,10 +92,11 @@ def test_vimco_is_unbiased_with_less_variance_than_the_score_function():
     assert variances[0] < 0.5 * variances[1]
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_doubly_reparameterised_gradients_are_unbiased(size):
     """In the guide's parameters and the model's; less noise where the guide is close."""
-    exact, exact_gradient = jax.value_and_grad(lambda t: integrated(t, size))(CONTINUOUS_AT)
+    truth = jax.jit(jax.value_and_grad(lambda t: integrated(t, size)))
+    exact, exact_gradient = truth(CONTINUOUS_AT)
     variances = []
     for estimator in (DOUBLY, PATH):
         value, gradient = estimates(continuous(estimator, size), CONTINUOUS_AT, seed=size)
@@ -138,7 +139,7 @@ def test_planted_bugs_are_caught():
         (continuous(Unweighted()), integrated, CONTINUOUS_AT),
     ):
         with pytest.raises(AssertionError, match="means are wrong"):
-            assert_unbiased(estimates(program, theta)[1], jax.grad(exact)(theta))
+            assert_unbiased(estimates(program, theta)[1], jax.jit(jax.grad(exact))(theta))
 
 
 def test_replays_agree_with_the_program():
@@ -153,7 +154,7 @@ def test_replays_agree_with_the_program():
         return replay_value_and_grad(program, lambda t: (t,), DISCRETE_AT, recording)[1]
 
     gradient = jax.vmap(one)(jax.random.split(jax.random.key(4), NUM_RUNS))
-    assert_unbiased(gradient, jax.grad(enumerated)(DISCRETE_AT), resolution=0.2)
+    assert_unbiased(gradient, jax.jit(jax.grad(enumerated))(DISCRETE_AT), resolution=0.2)
 
 
 def test_weights_of_zero_leave_the_gradient_finite():

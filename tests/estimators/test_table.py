@@ -100,17 +100,17 @@ class Row:
 
 ROWS = {
     "enumerate": Row(lambda f: E.enumerate(), FINITE, "categorical of logits"),
-    "score_function": Row(lambda f: E.score_function(0.3), tuple(FAMILIES), "normal"),
-    "leave_one_out": Row(lambda f: E.leave_one_out(3), tuple(FAMILIES), "poisson"),
-    "moving_average": Row(lambda f: E.moving_average(0.5), tuple(FAMILIES), "exponential"),
-    "measure_valued": Row(lambda f: E.measure_valued(), WEAK, "normal"),
+    "score_function": Row(lambda f: E.score_function(0.3), tuple(FAMILIES), "bernoulli"),
+    "leave_one_out": Row(lambda f: E.leave_one_out(3), tuple(FAMILIES), "bernoulli"),
+    "moving_average": Row(lambda f: E.moving_average(0.5), tuple(FAMILIES), "bernoulli"),
+    "measure_valued": Row(lambda f: E.measure_valued(), WEAK, "poisson"),
     "rebar": Row(lambda f: E.rebar(0.4, 0.8), FINITE, "bernoulli of a logit"),
     "importance": Row(
         lambda f: E.importance(f.proposal, 2),
         tuple(name for name, family in FAMILIES.items() if family.proposal),
         "normal",
     ),
-    "reparameterize": Row(lambda f: E.reparameterize(), CONTINUOUS, "beta"),
+    "reparameterize": Row(lambda f: E.reparameterize(), CONTINUOUS, "normal"),
     "gumbel_straight_through": Row(
         lambda f: E.gumbel_straight_through(0.4), FINITE, "bernoulli of a logit", biased=True
     ),
@@ -189,11 +189,7 @@ def cond(theta, paid):
 def nested(theta, paid):
     def lane(i):
         def step(_, s):
-            bft.cond(
-                s == i,
-                lambda: bft.cost(paid(theta)),
-                lambda: bft.cost(2.0 * paid(1.5 * theta)),
-            )
+            bft.cond(s == i, lambda: bft.cost(paid(theta)), lambda: bft.cost(theta[0]))
             return None, None
 
         bft.scan(step, None, jnp.arange(2))
@@ -212,20 +208,21 @@ PROGRAMS = {
     plate: lambda E, t: 3 * E(t),
     scan: lambda E, t: 3 * E(t),
     cond: cond_expected,
-    nested: lambda E, t: 2 * E(t) + 4 * E(1.5 * t),
+    nested: lambda E, t: 2 * E(t) + 2 * t[0],
 }
 CELLS = [(name, family, plain) for name, row in ROWS.items() for family in row.families]
 CELLS += [(name, row.controlled, p) for name, row in ROWS.items() for p in PROGRAMS if p != plain]
 
 
 def is_slow(name, of, program):
-    """Cells whose parts other cells hold: a nested program is a plate of scans of conds, and the
-    score estimators differ in what they subtract, whatever the distribution."""
+    """Cells whose parts other cells hold: a nested program is a plate of scans of conds, the score
+    estimators differ in what they subtract, whatever the distribution, and a beta variable is made
+    of two gamma variables."""
     if program is not plain:
-        return program is not nested and (program, name) != (cond, "measure_valued")
+        return program is not nested
     if name in ("leave_one_out", "moving_average", "importance"):
         return of not in ("bernoulli", "normal")
-    return of.endswith("logit") or of.endswith("logits") or (name, of) == ("score_function", "beta")
+    return of.endswith(("logit", "logits")) or of == "beta"
 
 
 def cell(name, of, program):
