@@ -15,7 +15,7 @@ from bayesft.base import Prior, Prompt
 from bayesft.diagnostics import certify
 from bayesft.draws import Draws, Status
 from bayesft.priors import empirical, trainable
-from bayesft.program import cost, draw, expectation, model, plate, scan
+from bayesft.program import cond, cost, draw, expectation, log_mean_exp, model, plate, scan
 from bayesft.target import Target
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ __all__ = [
     "Status",
     "Target",
     "certify",
+    "cond",
     "cost",
     "draw",
     "empirical",
@@ -53,6 +54,7 @@ __all__ = [
     "fit",
     "io",
     "lm",
+    "log_mean_exp",
     "model",
     "objectives",
     "plate",

@@ -15,9 +15,10 @@ import optax
 from jaxtyping import Array
 
 from bayesft.base import Estimator, Guide, Key, Prompt
-from bayesft.errors import FitError, GuideError, HardConstraintError, TargetError
+from bayesft.errors import EstimatorError, FitError, GuideError, HardConstraintError, TargetError
 from bayesft.priors.empirical import Empirical
 from bayesft.priors.sequence import BoundGuide, bind
+from bayesft.program.context import Requirement
 from bayesft.program.expectation import scout
 from bayesft.program.record import Recording, record, replay_value_and_grad
 from bayesft.target import Target
@@ -69,6 +70,7 @@ def fit(
     prompts_per_step: int = 8,
     steps_per_recording: int = 1,
     micro_batch: int | None = None,
+    require: Requirement | None = None,
     callbacks: Sequence[Callable[[StepInfo], object]] = (),
 ) -> Fitted:
     """Fit a guide to a target by stochastic gradients of an objective.
@@ -76,11 +78,13 @@ def fit(
     Every step records the objective on `prompts_per_step` prompts (all of them where there are
     fewer; each prompt once per epoch), evaluates Python evidence once for all lanes, and takes
     `steps_per_recording` optimiser steps; those after the first are importance-corrected.
-    `micro_batch` lanes are differentiated at a time, which changes memory and not the result. The
+    `micro_batch` lanes are differentiated at a time, which changes memory and not the result.
+    `require="unbiased"` refuses estimators that claim less, and later steps on one recording. The
     guide passed in is left as it was. Same key, same device: same numbers.
 
     Raises GuideError where the guide does not fit the target, HardConstraintError where the
-    objective is infinite, FitError where it is NaN, and whatever evidence raises.
+    objective is infinite, FitError where it is NaN, EstimatorError where a claim falls short of
+    what is required, and whatever evidence raises.
     """
     data = target.bind(guide) if isinstance(target, Empirical) else target
     _check(data, guide, objective)
@@ -90,6 +94,7 @@ def fit(
         steps_per_recording=steps_per_recording,
         micro_batch=1 if micro_batch is None else micro_batch,
     )
+    _check_claim(require, steps_per_recording)
     resolve = data.evaluate_host if isinstance(data, Target) else None
     bound = bind(guide, data.horizon)
     frame = BoundGuide(guide.with_params(None), bound.horizon)
@@ -97,18 +102,28 @@ def fit(
     params = jax.tree.map(jnp.copy, guide.params)
     state = optimizer.init(params)
     batches = _batches(len(data.prompts), prompts_per_step, jax.random.fold_in(key, 0))
-    findings, history = None, []
+    findings, states, history = None, None, []
     for step in range(num_steps):
         started = time.perf_counter()
         keys = jax.random.split(jax.random.fold_in(key, step + 1))
         args = (bound.with_params(params), data)
         xs = _prompts(objective, args, next(batches), keys[0])
         if findings is None:
-            findings = scout(objective, estimator, (*args, jax.tree.map(lambda a: a[0], xs)))
+            one = jax.tree.map(lambda a: a[0], xs)
+            findings = scout(objective, estimator, (*args, one), require)
         recording = record(
-            objective, keys[1], args, xs, estimator=estimator, findings=findings, resolve=resolve
+            objective,
+            keys[1],
+            args,
+            xs,
+            estimator=estimator,
+            findings=findings,
+            states=states,
+            resolve=resolve,
         )
+        states = recording.states
         _refuse_infinite(recording.costs, objective)
+        _refuse_nan_costs(recording, objective, step)
         values = []
         for _ in range(steps_per_recording):
             params, state, value, norm = _update(
@@ -192,6 +207,21 @@ def _refuse_nan(values: list[tuple[float, float]], step: int) -> None:
     )
 
 
+def _refuse_nan_costs(recording: Recording, objective: Any, step: int) -> None:
+    wrong = np.argwhere(np.isnan(np.asarray(recording.costs)))
+    if not len(wrong):
+        return
+    choices = recording.choices(*map(int, wrong[0]))
+    listed = ", ".join(f"{name} = {value}" for name, value in choices.items())
+    raise FitError(
+        f"{getattr(objective, '__name__', objective)} is NaN at step {step} in {len(wrong)} of "
+        f"{recording.costs.size} lanes, the first one where {listed or 'nothing is recorded'}.",
+        cause="evidence or a cost that is NaN there, or parameters that are.",
+        remedy="evaluate target.log_density on that value; where it is finite, lower the learning "
+        "rate.",
+    )
+
+
 def _refuse_infinite(costs: Any, objective: Any) -> None:
     if np.isposinf(np.asarray(costs)).any():
         raise HardConstraintError(
@@ -223,6 +253,16 @@ def _check(target: Any, guide: Guide, objective: Any) -> None:
             f"{objective} draws from its target, which is data here.",
             cause="an empirical target, which has completions but no density to sample.",
             remedy="use bft.objectives.mle on data, or declare a bft.Target.",
+        )
+
+
+def _check_claim(require: Requirement | None, steps_per_recording: int) -> None:
+    if require is not None and steps_per_recording > 1:
+        raise EstimatorError(
+            f"Steps 2 to {steps_per_recording} on a recording are biased: parameters have seen the "
+            "draws.",
+            cause=f"steps_per_recording={steps_per_recording} beside require={require!r}.",
+            remedy="use steps_per_recording=1, or leave out require=.",
         )
 
 

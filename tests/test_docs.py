@@ -1,4 +1,5 @@
-"""The pages of docs/ speak of what exists: every member has a row, every test named is there."""
+"""The pages of docs/ speak of what exists: every member has a row, every test named is there, code
+runs."""
 
 import doctest
 import re
@@ -7,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from bayesft import evidence, objectives, samplers, twists
+from bayesft import estimators, evidence, objectives, samplers, twists
 from bayesft.samplers import resampling
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -16,6 +17,7 @@ PAGES = {
     for name in ("samplers", "objectives")
 }
 PAGE = PAGES["samplers"]
+ESTIMATORS = (REPOSITORY / "docs" / "estimators.md").read_text(encoding="utf-8")
 NO_SAMPLERS = {"SAMPLERS", "resampling", "quasi_rejection_diagnostics"}
 
 
@@ -64,3 +66,24 @@ def test_evidence_that_is_named_exists():
     section = PAGE.split("## Evidence")[1].split("\n## ")[0]
     named = {name for row in rows(section) for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert named and named <= set(evidence.__all__)
+
+
+def test_every_estimator_has_a_row_with_its_claim():
+    names = {*estimators.__all__} - {"ESTIMATORS"}
+    assert not missing(ESTIMATORS, names)
+    made = {
+        "leave_one_out": estimators.leave_one_out(2),
+        "importance": estimators.importance(None),
+    }
+    for row in rows(ESTIMATORS):
+        name = re.findall(r"`(\w+)", row)[0]
+        estimator = made.get(name) or getattr(estimators, name)()
+        assert row.split("|")[2].strip().startswith(estimator.claim.kind), name
+
+
+def test_the_code_of_the_estimators_page_runs():
+    names: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", ESTIMATORS, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, names)  # each uses what the ones before it have defined

@@ -8,9 +8,11 @@ from bayesft.base.algorithms import (
     Claim,
     Estimator,
     MultiPathEstimator,
+    MultiSampleEstimator,
     PathwiseEstimator,
     Sampler,
     ScoreEstimator,
+    StatefulEstimator,
 )
 from bayesft.base.distributions import (
     Distribution,
@@ -55,6 +57,7 @@ __all__ = [
     "Key",
     "LeafEvidence",
     "MultiPathEstimator",
+    "MultiSampleEstimator",
     "Observation",
     "PathwiseEstimator",
     "Potential",
@@ -66,6 +69,7 @@ __all__ = [
     "Sampler",
     "ScoreEstimator",
     "ShowsHidden",
+    "StatefulEstimator",
     "SteppedTwist",
     "Sum",
     "Term",

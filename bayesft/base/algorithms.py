@@ -36,6 +36,10 @@ class Estimator(abc.ABC):
     claim: Claim
     num_samples: int = 1
 
+    def log_prob(self, distribution: Any, value: PyTree) -> Array:
+        """Log-prob in nats of a value as this estimator draws it (a relaxed one, for instance)."""
+        return distribution.log_prob(value)
+
 
 class PathwiseEstimator(Estimator):
     """Differentiates through the value itself."""
@@ -64,8 +68,52 @@ class ScoreEstimator(Estimator):
         return jnp.sum(advantage * (log_prob - jax.lax.stop_gradient(log_prob)))
 
 
+class StatefulEstimator(ScoreEstimator):
+    """A score estimator that learns its baselines from earlier steps.
+
+    Each choice has a state of its own. It enters a step as it is before the step's draws, so what
+    is made of it depends on no lane's choice.
+    """
+
+    @abc.abstractmethod
+    def init(self) -> PyTree:
+        """The state before the first step."""
+
+    @abc.abstractmethod
+    def baseline(
+        self, state: PyTree, credited: Float[Array, "K *shape"]
+    ) -> Float[Array, "K *shape"]:
+        """What `prepare` returns to others: the baseline of each lane."""
+
+    @abc.abstractmethod
+    def update(self, state: PyTree, credited: Float[Array, "... K *shape"]) -> PyTree:
+        """The state after a step, from the credited cost of all of its lanes."""
+
+    def prepare(self, credited: Float[Array, "K *shape"]) -> Float[Array, "K *shape"]:
+        return self.baseline(self.init(), credited)
+
+
+class MultiSampleEstimator(Estimator):
+    """Uses the other lanes' weights, and so applies inside `bft.log_mean_exp` only.
+
+    Derive from it beside `ScoreEstimator`, for `credit`, or `PathwiseEstimator`, for `weigh`.
+    """
+
+    def credit(self, log_weights: Float[Array, " K"]) -> Float[Array, " K"]:
+        """What each lane's choices are credited with on top: minus a baseline, of the others."""
+        return jnp.zeros(log_weights.shape)
+
+    def weigh(self, value: PyTree, weight: Float[Array, ""]) -> PyTree:
+        """The value, with its gradient weighted by the lane's share w_k/Σ_j w_j of the weights."""
+        return value
+
+
 class MultiPathEstimator(Estimator):
     """Replays the rest of the program for several values of the choice."""
+
+    lists_support: bool = False
+    """Whether a weight of 0 means that a value cannot happen, so that its cost, which may then be
+    infinite or NaN, counts for nothing."""
 
     @abc.abstractmethod
     def expand(self, name: str, distribution: Any, key: Key) -> tuple[PyTree, Float[Array, " B"]]:

@@ -2,20 +2,60 @@
 
 Contract. An estimator states a `claim` (exact, unbiased, or biased and by what) and derives from
 one of three kinds in `bayesft.base`: `PathwiseEstimator` (differentiates the value),
-`ScoreEstimator` (differentiates the log-prob, weighted by credited cost less a baseline), or
-`MultiPathEstimator` (replays the rest of the program for several values). `num_samples` replicates
+`ScoreEstimator` (differentiates the log-prob, weighted by credited cost less a baseline; a
+`StatefulEstimator` learns that from earlier steps), or `MultiPathEstimator` (replays the rest of
+the program for several values). `num_samples` replicates
 the whole program into lanes. Estimators are hashable: they are static under jit.
 
 Laws: every member of `ESTIMATORS` states its claim and is static (tests/estimators); its gradient
-agrees with exact enumeration under the claim, plain, in plates and in scans, and a planted bug
-makes that test fail (tests/program).
+agrees with enumeration or quadrature under the claim (a biased one: with the bias it states), for
+every distribution it takes, in plates, scans and conds, and a planted bug makes that test fail
+(tests/estimators/test_table.py, tests/program).
 """
 
+from bayesft.estimators.doubly_reparameterize import (
+    DoublyReparameterize,
+    doubly_reparameterize,
+)
 from bayesft.estimators.enumerate import Enumerate, enumerate
+from bayesft.estimators.gumbel_straight_through import (
+    GumbelStraightThrough,
+    gumbel_straight_through,
+)
+from bayesft.estimators.importance import Importance, importance
 from bayesft.estimators.leave_one_out import LeaveOneOut, leave_one_out
+from bayesft.estimators.measure_valued import MeasureValued, measure_valued
+from bayesft.estimators.moving_average import MovingAverage, moving_average
+from bayesft.estimators.rebar import Rebar, rebar
 from bayesft.estimators.reparameterize import Reparameterize, reparameterize
 from bayesft.estimators.score_function import ScoreFunction, score_function
+from bayesft.estimators.vimco import Vimco, vimco
 
-ESTIMATORS = (Enumerate, LeaveOneOut, Reparameterize, ScoreFunction)
+ESTIMATORS = (
+    DoublyReparameterize,
+    Enumerate,
+    GumbelStraightThrough,
+    Importance,
+    LeaveOneOut,
+    MeasureValued,
+    MovingAverage,
+    Rebar,
+    Reparameterize,
+    ScoreFunction,
+    Vimco,
+)
 
-__all__ = ["ESTIMATORS", "enumerate", "leave_one_out", "reparameterize", "score_function"]
+__all__ = [
+    "ESTIMATORS",
+    "doubly_reparameterize",
+    "enumerate",
+    "gumbel_straight_through",
+    "importance",
+    "leave_one_out",
+    "measure_valued",
+    "moving_average",
+    "rebar",
+    "reparameterize",
+    "score_function",
+    "vimco",
+]

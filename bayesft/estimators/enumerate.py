@@ -16,12 +16,14 @@ from bayesft.errors import EstimatorError
 class Enumerate(MultiPathEstimator):
     """E_q[c(y)] = Σ_y q(y)·c(y), differentiated as it stands."""
 
+    lists_support = True
+
     @property
     def claim(self) -> Claim:
         return Claim("exact")
 
     def expand(self, name: str, distribution: Any, key: Key) -> tuple[PyTree, jax.Array]:
-        happened = ""
+        happened, values = "", None
         if not callable(getattr(distribution, "enumerate_support", None)) or not getattr(
             distribution, "has_enumerate_support", True
         ):
@@ -31,13 +33,18 @@ class Enumerate(MultiPathEstimator):
                 f"The choice {name!r} has batch shape {distribution.batch_shape}, whose joint "
                 "support is not listed."
             )
+        else:
+            try:
+                values = distribution.enumerate_support()
+            except NotImplementedError:  # numpyro's `to_event` has the flag and not the method
+                happened = f"{type(distribution).__name__} at {name!r} does not list its support."
         if happened:
             raise EstimatorError(
                 happened,
                 cause="enumerate sums over every value of one finite choice.",
-                remedy="draw the elements one by one in a bft.plate, or use leave_one_out.",
+                remedy="use score_function or leave_one_out; or draw elements of a batch one by "
+                "one in a bft.plate.",
             )
-        values = distribution.enumerate_support()
         return values, jnp.exp(jax.vmap(distribution.log_prob)(values))
 
 

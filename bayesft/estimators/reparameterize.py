@@ -24,7 +24,8 @@ class Reparameterize(PathwiseEstimator):
                 "sample.",
                 cause="a discrete distribution, or one whose sampler is not differentiable; its "
                 "gradient would be 0 without a word.",
-                remedy="use score_function, leave_one_out or enumerate.",
+                remedy="use score_function, leave_one_out, measure_valued, or enumerate where its "
+                "support is finite.",
             )
         return distribution.sample(key)
 
@@ -32,6 +33,7 @@ class Reparameterize(PathwiseEstimator):
 def reparameterize() -> Reparameterize:
     """Differentiate through the sample itself (Kingma & Welling 2014, Rezende et al. 2014).
 
-    For numpyro distributions with `has_rsample`; EstimatorError for others.
+    For numpyro distributions with `has_rsample`; for Gamma, Beta, Dirichlet and StudentT the sample
+    is differentiated implicitly (Figurnov et al. 2018). EstimatorError for others.
     """
     return Reparameterize()

@@ -61,7 +61,7 @@ def _chunked_jvp(cap: float | None, chunk: int, primals: tuple, tangents: tuple)
     own, own_slope = _own(tokens, hidden, rows, cap)
     log_sum, slope = _sums(hidden, rows, cap, chunk, sloped)
     tangent = jnp.zeros_like(log_sum)
-    if sloped:
+    if slope is not None:
         tangent += jnp.sum((own_slope - slope) * along_hidden, axis=-1)
     if not isinstance(along_rows, SymbolicZero):
         tangent += _along_rows(tokens, hidden, rows, along_rows, log_sum, cap, chunk)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from bayesft.base import PyTree
-from bayesft.errors import EstimatorError
 from bayesft.program.scope import HostRequest, Outcome, Scope, require_scope, run_scope
 
 
@@ -23,13 +22,15 @@ def plate(
     A choice is credited with the costs of its own lane and those after the plate. Choices that take
     several paths (`enumerate`) may stand inside where only `bft.cost` leaves the body.
     """
-    scope, name, key, replay = _open("plate", name)
+    scope, name, key, replay = opened("plate", name)
+
+    context = scope.context.inside()
 
     def lane(i: Array, given: Mapping[str, Any] | None) -> Outcome:
-        return run_scope(lambda: body(i), jax.random.fold_in(key, i), scope.context, given)
+        return run_scope(lambda: body(i), jax.random.fold_in(key, i), context, given)
 
     outcome = jax.vmap(lane)(jnp.arange(size), replay)
-    _merge(scope, name, outcome, {n: t.credited for n, t in outcome.terms.items()})
+    merge(scope, name, outcome, {n: t.credited for n, t in outcome.terms.items()})
     return outcome.value
 
 
@@ -44,21 +45,16 @@ def scan(
     """`jax.lax.scan` with choices inside: `body(carry, x) -> (carry, y)`.
 
     A choice is credited with the costs after it in its own step, in later steps, and after the
-    scan. Evidence in Python is refused inside.
+    scan. Choices that take several paths (`enumerate`) may stand inside where carry and y are None.
+    Evidence in Python is refused inside.
     """
-    scope, name, key, replay = _open("scan", name)
-    context = dataclasses.replace(scope.context, allows_host=False)
+    scope, name, key, replay = opened("scan", name)
+    context = scope.context.inside(allows_host=False)
     steps = length if length is not None else jax.tree.leaves(xs)[0].shape[0]
 
     def step(carry, inputs):
         x, i, given = inputs
         outcome = run_scope(lambda: body(carry, x), jax.random.fold_in(key, i), context, given)
-        if outcome.value is None:
-            raise EstimatorError(
-                "A choice that takes several paths stands in a scan with a carry.",
-                cause="its branches would each need their own carry.",
-                remedy="use score_function, leave_one_out or reparameterize, or a plate.",
-            )
         carry, y = outcome.value
         return carry, dataclasses.replace(outcome, value=y)
 
@@ -68,19 +64,20 @@ def scan(
         n: t.credited + later.reshape(-1, *(1,) * (t.credited.ndim - 1))
         for n, t in outcome.terms.items()
     }
-    _merge(scope, name, outcome, credits)
+    merge(scope, name, outcome, credits)
     return carry, outcome.value
 
 
-def _open(kind: str, name: str | None) -> tuple[Scope, str, Array, Any]:
+def opened(kind: str, name: str | None) -> tuple[Scope, str, Array, Any]:
+    """The scope around a construct, the construct's name, key, and what was recorded of it."""
     scope = require_scope(f"A bft.{kind}")
     name = name if name is not None else scope.number(kind)
     key = scope.claim(name, kind)
     return scope, name, key, scope.replay.get(name)
 
 
-def _merge(scope: Scope, name: str, outcome: Outcome, credits: dict[str, Array]) -> None:
-    """Take over what a loop's lanes or steps have recorded, asked for, paid and chosen."""
+def merge(scope: Scope, name: str, outcome: Outcome, credits: dict[str, Array]) -> None:
+    """Take over what lanes, steps or branches have recorded, asked for, paid and chosen."""
     if outcome.record:
         scope.record[name] = outcome.record
     if outcome.request is not None:

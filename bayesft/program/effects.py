@@ -14,17 +14,17 @@ from jaxtyping import Array, Float
 from bayesft.base import (
     Estimator,
     MultiPathEstimator,
+    MultiSampleEstimator,
     PathwiseEstimator,
     PyTree,
     ScoreEstimator,
     TokenDistribution,
 )
 from bayesft.errors import ChoiceError, EstimatorError
+from bayesft.program.context import Context, Mode
 from bayesft.program.scope import (
     Branch,
-    Context,
     HostRequest,
-    Mode,
     Scope,
     ScoreTerm,
     current,
@@ -54,13 +54,16 @@ def draw(
     estimator = _applied(scope.context, name, estimator)
     if name in scope.fixed:
         value = scope.fixed[name]
-        log_prob = _log_prob(distribution, value) if with_log_prob else jnp.zeros(())
+        log_prob = estimator.log_prob(distribution, value) if with_log_prob else jnp.zeros(())
     elif isinstance(estimator, MultiPathEstimator):
         raise Branch(name, distribution, estimator, key)
     elif isinstance(estimator, PathwiseEstimator):
         value = estimator.sample(name, distribution, key)
-        log_prob = _log_prob(distribution, value) if with_log_prob else jnp.zeros(())
+        if isinstance(estimator, MultiSampleEstimator):
+            value = estimator.weigh(value, _path_weight(scope.context, name, estimator))
+        log_prob = estimator.log_prob(distribution, value) if with_log_prob else jnp.zeros(())
     elif isinstance(estimator, ScoreEstimator):
+        _refuse_after_weighted_path(scope.context, name, estimator)
         value, log_prob = _score_choice(scope, name, distribution, estimator, key)
     else:
         raise EstimatorError(
@@ -84,6 +87,12 @@ def cost(value: Float[Array, "..."] | float, *, along: str | None = None) -> Non
             f"A cost of shape {value.shape} is not a scalar.",
             cause="a cost per element, without saying of what.",
             remedy="sum it, or name the sequence choice it lines up with: along='y'.",
+        )
+    if scope.context.multi_sample is not None:
+        raise ChoiceError(
+            "A cost stands inside a bft.log_mean_exp.",
+            cause="what leaves a lane is its log-weight.",
+            remedy="subtract it from the log-weight, or pay it outside.",
         )
     scope.context.findings.pays = True
     scope.add_cost(value, along)
@@ -129,7 +138,7 @@ def host(
             scope.record[name] = values
         return values
     if not scope.context.allows_host:
-        raise _no_host("inside bft.scan, or after an enumerated choice")
+        raise _no_host("inside bft.scan or bft.cond, or after an enumerated choice")
     if scope.context.mode is not Mode.RECORD:
         raise _no_host("in a program that is not recorded")
     raise HostRequest({name: arrays})
@@ -152,6 +161,14 @@ def _applied(context: Context, name: str, given: Estimator | None) -> Estimator:
             cause="neither draw nor the surrounding expectation or fit names one.",
             remedy="pass one, e.g. bft.draw(name, d, bft.estimators.leave_one_out(8)).",
         )
+    _require_claim(context.require, name, estimator)
+    if isinstance(estimator, MultiSampleEstimator) and context.multi_sample is None:
+        raise EstimatorError(
+            f"{type(estimator).__name__} at the choice {name!r} stands outside bft.log_mean_exp.",
+            cause="it weighs the lanes of a multi-sample bound against each other.",
+            remedy="draw in bft.log_mean_exp(lambda k: log_weight, K), or use leave_one_out or "
+            "reparameterize.",
+        )
     if estimator.num_samples > 1:
         context.findings.lane_counts.add(estimator.num_samples)
     if len(context.findings.lane_counts) > 1:
@@ -162,6 +179,43 @@ def _applied(context: Context, name: str, given: Estimator | None) -> Estimator:
             remedy="give all estimators of the program the same num_samples.",
         )
     return estimator
+
+
+def _path_weight(context: Context, name: str, estimator: Estimator) -> Array:
+    lane = context.multi_sample
+    assert lane is not None
+    lane.asked.add(name)
+    if lane.weight is None or len(lane.asked) > 1:
+        raise EstimatorError(
+            f"{type(estimator).__name__} at the choice {name!r} is not alone in its lane.",
+            cause="a second choice, or one in a plate, scan, cond or inner bound; in a chain their "
+            "weights would multiply.",
+            remedy="draw one vector, or give the other choices reparameterize.",
+        )
+    return lane.weight
+
+
+def _refuse_after_weighted_path(context: Context, name: str, estimator: Estimator) -> None:
+    lane = context.multi_sample
+    if lane is not None and lane.asked:
+        raise EstimatorError(
+            f"The choice {name!r} with {type(estimator).__name__} follows {min(lane.asked)!r}, "
+            "which is doubly reparameterised.",
+            cause="where it depends on that choice, its score would be weighted like a path.",
+            remedy="draw it before, use reparameterize for it, or reparameterize for the other.",
+        )
+
+
+def _require_claim(required: str | None, name: str, estimator: Estimator) -> None:
+    claim = estimator.claim
+    if required is None or claim.kind == "exact" or claim.kind == required:
+        return
+    raise EstimatorError(
+        f"The choice {name!r} has the estimator {type(estimator).__name__}, which is {claim}.",
+        cause=f"the expectation requires estimators that are {required}.",
+        remedy="use an estimator whose claim is at least that (docs/estimators.md lists them), or "
+        "leave out require=.",
+    )
 
 
 def _log_prob(distribution: Any, value: PyTree) -> Array:

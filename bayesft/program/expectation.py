@@ -11,16 +11,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bayesft.base import Estimator, Key, PyTree
-from bayesft.program.scope import Context, Findings, Mode, Outcome, ScoreTerm, run_scope
+from bayesft.base import Estimator, Key, PyTree, StatefulEstimator
+from bayesft.errors import EstimatorError
+from bayesft.program.context import Context, Findings, Mode, Requirement
+from bayesft.program.scope import Outcome, ScoreTerm, run_scope
+
+type States = dict[str, PyTree]
+"""The states of a program's stateful estimators, by choice."""
 
 
 def expectation(
-    program: Callable[..., Array] | None = None, *, estimator: Estimator | None = None
+    program: Callable[..., Array] | None = None,
+    *,
+    estimator: Estimator | None = None,
+    require: Requirement | None = None,
 ) -> Any:
     """Turn a program into its expectation: E[returned value + every `bft.cost`].
 
-    Use as a decorator; `estimator` is the default of its choices.
+    Use as a decorator; `estimator` is the default of its choices. With `require="unbiased"` (or
+    "exact") an estimator that claims less raises EstimatorError, with its choice and its bias.
 
     >>> import jax, numpyro.distributions as dist, bayesft as bft
     >>> @bft.expectation
@@ -32,8 +41,8 @@ def expectation(
     (0.5, 2.0)
     """
     if program is None:
-        return functools.partial(expectation, estimator=estimator)
-    return Expectation(program, estimator)
+        return functools.partial(expectation, estimator=estimator, require=require)
+    return Expectation(program, estimator, require)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,23 +51,54 @@ class Expectation:
 
     program: Callable[..., Array]
     estimator: Estimator | None = None
+    require: Requirement | None = None
 
     def estimate(self, key: Key, *args: PyTree) -> Float[Array, ""]:
-        """One unbiased estimate of the expectation.
+        """One estimate of the expectation, under the claims of the program's estimators.
 
         Its first reverse-mode derivative estimates the gradient (higher ones are not meaningful).
-        Raises ChoiceError for choices in raw control flow and duplicate names.
+        Raises ChoiceError for choices in raw control flow and duplicate names, EstimatorError for
+        an estimator that keeps a state (`step` carries it).
         """
-        num_lanes = scout(self.program, self.estimator, args).num_lanes
+        findings = scout(self.program, self.estimator, args, self.require)
+        if findings.states:
+            raise EstimatorError(
+                f"The choices {sorted(findings.states)} have estimators that keep a state.",
+                cause="estimate and value_and_grad carry none from one call to the next.",
+                remedy="use init and step, or bft.fit.",
+            )
+        return self._run(key, {}, args, findings)[0]
+
+    def init(self, *args: PyTree) -> States:
+        """The states of the program's estimators before the first `step`."""
+        return scout(self.program, self.estimator, args, self.require).states
+
+    def step(
+        self, key: Key, states: States, *args: PyTree
+    ) -> tuple[States, tuple[Float[Array, ""], PyTree]]:
+        """The next states, and what `value_and_grad` gives with the baselines of these ones."""
+
+        def run(first):
+            rest = (first, *args[1:])
+            findings = scout(self.program, self.estimator, rest, self.require)
+            return self._run(key, states, rest, findings)
+
+        (value, after), gradient = jax.value_and_grad(run, has_aux=True)(args[0])
+        return after, (value, gradient)
+
+    def _run(
+        self, key: Key, states: States, args: tuple, findings: Findings
+    ) -> tuple[Float[Array, ""], States]:
+        num_lanes = findings.num_lanes
         context = Context(Mode.ESTIMATE, self.estimator)
 
         def lane(lane_key: Key) -> Outcome:
             return run_program(self.program, lane_key, args, context)
 
         outcome = jax.vmap(lane)(jax.random.split(key, num_lanes))
-        stored = prepare(outcome.terms)
+        stored = prepare(outcome.terms, states)
         total = outcome.cost.sum() + surrogate(outcome.terms, stored)
-        return total / num_lanes
+        return total / num_lanes, updated(states, outcome.terms)
 
     def value_and_grad(self, key: Key, *args: PyTree) -> tuple[Float[Array, ""], PyTree]:
         """An estimate and its gradient with respect to the first argument of the program."""
@@ -70,21 +110,47 @@ def run_program(program, key, args, context, replay=None) -> Outcome:
     return run_scope(lambda: program(*args), key, context, replay, returns_cost=True)
 
 
-def scout(program: Callable[..., Array], estimator: Estimator | None, args: tuple) -> Findings:
+def scout(
+    program: Callable[..., Array],
+    estimator: Estimator | None,
+    args: tuple,
+    require: Requirement | None = None,
+) -> Findings:
     """What an abstract pass over a program finds out: its lanes, and whether it needs recording.
 
-    The pass also refuses misplaced choices that eager tracing would hide.
+    The pass also refuses misplaced choices that eager tracing would hide, and estimators that
+    claim less than is required.
     """
-    context = Context(Mode.SCOUT, estimator)
-    jax.eval_shape(lambda: run_program(program, jax.random.key(0), args, context))
+    if require not in (None, "unbiased", "exact"):
+        raise EstimatorError(
+            f"require={require!r} is no claim that can be required.",
+            remedy='use require="unbiased" or require="exact".',
+        )
+    context = Context(Mode.SCOUT, estimator, require=require)
+    outcome = jax.eval_shape(lambda: run_program(program, jax.random.key(0), args, context))
+    for name, term in outcome.terms.items():
+        if isinstance(term.estimator, StatefulEstimator):
+            context.findings.states[name] = term.estimator.init()
     return context.findings
 
 
-def prepare(terms: dict[str, ScoreTerm]) -> dict[str, Float[Array, "K *shape"]]:
+def prepare(terms: dict[str, ScoreTerm], states: States) -> dict[str, Float[Array, "K *shape"]]:
     """What each estimator stores for its choice, from the credited costs of K lanes."""
+
+    def baseline(name: str, term: ScoreTerm) -> Array:
+        if isinstance(term.estimator, StatefulEstimator):
+            return term.estimator.baseline(states[name], term.credited)
+        return term.estimator.prepare(term.credited)
+
+    return {name: jax.lax.stop_gradient(baseline(name, term)) for name, term in terms.items()}
+
+
+def updated(states: States, terms: dict[str, ScoreTerm]) -> States:
+    """The states after a step, from the credited costs of all of its lanes."""
     return {
-        name: jax.lax.stop_gradient(term.estimator.prepare(term.credited))
+        name: jax.lax.stop_gradient(term.estimator.update(states[name], term.credited))
         for name, term in terms.items()
+        if isinstance(term.estimator, StatefulEstimator)
     }
 
 

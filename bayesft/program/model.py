@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 
 from bayesft.base import Key, PyTree
 from bayesft.errors import ChoiceError
-from bayesft.program.scope import Context, Mode, Outcome, run_scope
+from bayesft.program.context import Context, Mode
+from bayesft.program.scope import Outcome, run_scope
 
 type Trace = dict[str, Any]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -12,21 +12,29 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bayesft.base import Estimator, Key, Prompt, PyTree
-from bayesft.program.expectation import prepare, run_program, scout, surrogate
-from bayesft.program.scope import Context, Findings, Mode
+from bayesft.base import Estimator, Key, Prompt, PyTree, StatefulEstimator
+from bayesft.program.context import Context, Findings, Mode
+from bayesft.program.expectation import (
+    States,
+    prepare,
+    run_program,
+    scout,
+    surrogate,
+    updated,
+)
 
 type Program = Callable[..., Array]
 type Resolver = Callable[..., dict[str, np.ndarray]]
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Recording:
-    """P × K lanes of a program; every leaf but those of `xs` leads with [P, K].
+    """P × K lanes of a program; every leaf but those of `xs` and `states` leads with [P, K].
 
     `data` holds choices with their log-probs, frozen numbers and host evidence, nested by scope;
-    `stored` what each estimator prepared (baselines); `costs` the program's cost in nats.
+    `stored` what each estimator prepared (baselines); `costs` the program's cost in nats; `states`,
+    without [P, K], what estimators that keep a state know after this recording.
     """
 
     keys: Key
@@ -34,6 +42,24 @@ class Recording:
     data: dict[str, Any]
     stored: dict[str, Array]
     costs: Float[Array, "P K"]
+    states: States = dataclasses.field(default_factory=dict)
+
+    def choices(self, prompt: int, lane: int) -> dict[str, np.ndarray]:
+        """The recorded values of one lane, by name: "y", or "plate/0/y" stacked over a plate."""
+
+        def values(record: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:
+            found: dict[str, np.ndarray] = {}
+            for name, entry in record.items():
+                if not isinstance(entry, Mapping):
+                    continue
+                if set(entry) == {"value", "log_prob"}:
+                    value = jax.tree.map(lambda a: np.asarray(a[prompt, lane]), entry["value"])
+                    found[prefix + name] = value
+                else:
+                    found |= values(entry, f"{prefix}{name}/")
+            return found
+
+        return values(self.data, "")
 
 
 def record(
@@ -44,6 +70,7 @@ def record(
     *,
     estimator: Estimator | None = None,
     findings: Findings | None = None,
+    states: States | None = None,
     resolve: Resolver | None = None,
 ) -> Recording:
     """Run `program(*args, x)` for every prompt in `xs` [P, ...] and K lanes each.
@@ -51,18 +78,22 @@ def record(
     `resolve(ids, tokens, lengths)` evaluates evidence in Python: once per batch of P·K rows.
     Keys fold in the prompt's id. No gradients, and sampling and scoring in one pass. A program that
     makes no score-type choice and asks for no evidence has nothing to record: its replay does all.
-    `findings` saves the abstract pass where the program was scouted before.
+    `findings` saves the abstract pass where the program was scouted before; `states` are those of
+    the last recording, if there was one.
     """
     if findings is None:
         findings = scout(program, estimator, (*args, jax.tree.map(lambda a: a[0], xs)))
     keys = _lane_keys(key, xs.id, findings.num_lanes)
+    states = findings.states if states is None else states
     data: dict[str, Any] = {}
     if not findings.needs_recording:
-        return Recording(keys, xs, data, {}, jnp.zeros(keys.shape))
+        return Recording(keys, xs, data, {}, jnp.zeros(keys.shape), states)
     while True:
-        data, request, costs, stored = _phase(program, estimator, keys, args, xs, data)
+        data, request, costs, stored, after = _phase(
+            program, estimator, keys, args, xs, data, states
+        )
         if request is None:
-            return Recording(keys, xs, data, stored, costs)
+            return Recording(keys, xs, data, stored, costs, after)
         if resolve is None:
             raise ValueError("the program asks for evidence in Python; pass resolve=")
         data = _merged(data, _answer(request, resolve))
@@ -74,7 +105,7 @@ def _lane_keys(key: Key, ids: Int[Array, " P"], num_lanes: int) -> Key:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _phase(program, estimator, keys, args, xs, data):
+def _phase(program, estimator, keys, args, xs, data, states):
     """Run every lane until it ends or needs the host; all that is found out leaves as a pytree."""
     context = Context(Mode.RECORD, estimator)
 
@@ -82,9 +113,18 @@ def _phase(program, estimator, keys, args, xs, data):
         outcome = jax.vmap(lambda k, g: run_program(program, k, (*args, x), context, g))(
             lane_keys, given
         )
-        return outcome.record, outcome.request, outcome.cost, prepare(outcome.terms)
+        stateful = {
+            name: term
+            for name, term in outcome.terms.items()
+            if isinstance(term.estimator, StatefulEstimator)
+        }
+        stored = prepare(outcome.terms, states)
+        return outcome.record, outcome.request, outcome.cost, stored, stateful
 
-    return jax.vmap(lanes)(xs, keys, data)
+    record, request, costs, stored, stateful = jax.vmap(lanes)(xs, keys, data)
+    # A lane that stopped for the host has no terms yet, so the states stay as they are.
+    after = updated(states, stateful) if request is None else states
+    return record, request, costs, stored, after
 
 
 def _answer(request: Mapping[str, Any], resolve: Resolver) -> dict[str, Any]:

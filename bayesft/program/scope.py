@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
-import enum
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,47 +14,9 @@ import jax.numpy as jnp
 from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, Float
 
-from bayesft.base import Estimator, Key, MultiPathEstimator, PyTree, ScoreEstimator
+from bayesft.base import Key, MultiPathEstimator, PyTree, ScoreEstimator
 from bayesft.errors import ChoiceError, EstimatorError
-
-
-class Mode(enum.Enum):
-    """What a run of a program is for."""
-
-    SCOUT = "abstract pass: find the number of lanes and misplaced choices"
-    ESTIMATE = "one differentiable run"
-    RECORD = "keep choices, evidence and costs; no gradient is needed"
-    REPLAY = "run again on a recording, differentiably"
-    MODEL = "values and log-probs of every choice; no estimators"
-
-
-@dataclasses.dataclass
-class Findings:
-    """What running a program reveals about it."""
-
-    lane_counts: set[int] = dataclasses.field(default_factory=set)
-    pays: bool = False
-    needs_recording: bool = False
-    """Whether choices or evidence must be known before a gradient step."""
-
-    @property
-    def num_lanes(self) -> int:
-        return max(self.lane_counts, default=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """What all scopes of one run share."""
-
-    mode: Mode
-    estimator: Estimator | None = None
-    findings: Findings = dataclasses.field(default_factory=Findings)
-    allows_host: bool = True
-    in_branch: bool = False
-
-    @property
-    def recording(self) -> bool:
-        return self.mode in (Mode.RECORD, Mode.MODEL) and not self.in_branch
+from bayesft.program.context import Context
 
 
 @jax.tree_util.register_dataclass
@@ -104,7 +65,8 @@ _CURRENT: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("scope",
 
 
 class Scope:
-    """The choices and costs of one body: a program, one lane of a plate, or one step of a scan."""
+    """The choices and costs of one body: a program, a lane of a plate, a step of a scan, or a
+    branch of a cond."""
 
     def __init__(
         self,
@@ -132,8 +94,8 @@ class Scope:
                 f"{what} stands inside a raw JAX transformation.",
                 cause="jax.lax.scan, cond, while_loop, switch, map, or jit, vmap, grad, checkpoint "
                 "around it inside the program; credit cannot be assigned through those.",
-                remedy="use bft.scan or bft.plate inside the program; jit, vmap and grad are free "
-                "to use around the whole estimate or value_and_grad call.",
+                remedy="use bft.scan, bft.plate or bft.cond inside the program; jit, vmap and grad "
+                "are free to use around the whole estimate or value_and_grad call.",
             )
 
     def claim(self, name: str, kind: str) -> Key:
@@ -152,7 +114,7 @@ class Scope:
                 if other == what
                 else f"{what} has the name of something else in one scope: {other}.",
                 cause="a draw in a Python loop under one name, or a choice named like a loop.",
-                remedy="give every choice its own name, or use bft.plate or bft.scan.",
+                remedy="give every choice its own name, or use bft.plate, bft.scan or bft.cond.",
             )
         self._names[name] = what
 
@@ -246,12 +208,15 @@ def run_scope(
 ) -> Outcome:
     """Run a body in a scope of its own; with `returns_cost` its value is its last cost."""
     scope = Scope(key, context, replay, fixed or {})
+    value = branch = None
     try:
         with _opened(scope):
             value = body()
     except HostRequest as request:
         return Outcome(None, jnp.zeros(()), {}, scope.record, request.arrays)
-    except Branch as branch:
+    except Branch as raised:
+        branch = raised
+    if branch is not None:  # outside of `except`, so that errors do not mention it
         return _expand(branch, body, key, context, scope.fixed, returns_cost)
     if not returns_cost:
         return scope.close(value, 0.0)
@@ -265,10 +230,23 @@ def run_scope(
     return scope.close(None, value)
 
 
+MAX_PATHS = 1_000_000
+"""More paths than this are taken for a mistake: each is a lane of the whole rest of a program."""
+
+
 def _expand(branch, body, key, context, fixed, returns_cost) -> Outcome:
     """Σ_b weight_b · cost_b over the branches of a multi-path choice; nothing else may leave."""
     values, weights = branch.estimator.expand(branch.name, branch.distribution, branch.key)
-    inner = dataclasses.replace(context, in_branch=True, allows_host=False)
+    num_paths = context.num_paths * len(weights)
+    if num_paths > MAX_PATHS:
+        raise EstimatorError(
+            f"{num_paths:,} paths would run through the program at once, {len(weights):,} of them "
+            f"at the choice {branch.name!r}.",
+            cause=f"every path is held in memory; at most {MAX_PATHS:,} are.",
+            remedy="use score_function or leave_one_out for some of the choices, or put "
+            "independent ones into a bft.plate, whose lanes add paths instead of multiplying them.",
+        )
+    inner = dataclasses.replace(context, in_branch=True, allows_host=False, num_paths=num_paths)
 
     def rest(value):
         given = {**fixed, branch.name: value}
@@ -277,20 +255,23 @@ def _expand(branch, body, key, context, fixed, returns_cost) -> Outcome:
     outcome = jax.vmap(rest)(values)
     if jax.tree.leaves(outcome.value):
         raise EstimatorError(
-            f"The choice {branch.name!r} takes several paths, but values leave its plate or scan.",
+            f"The choice {branch.name!r} takes several paths, but values leave its plate, scan or "
+            "cond.",
             cause=f"{type(branch.estimator).__name__} replays the rest of its scope, which cannot "
-            "include what comes after the plate or scan.",
-            remedy="let only bft.cost leave the body (return None), or use score_function, "
-            "leave_one_out or reparameterize there.",
+            "include what comes after the plate, scan or cond.",
+            remedy="let only bft.cost leave the body (return None; from a scan, None as carry and "
+            "as y), or use score_function, leave_one_out or reparameterize there.",
         )
     frozen = jax.lax.stop_gradient(weights)
+    times = _times if branch.estimator.lists_support else jnp.multiply
 
     def weighted(term: ScoreTerm) -> ScoreTerm:
         scale = frozen.reshape(-1, *(1,) * (term.credited.ndim - 1))
-        return dataclasses.replace(term, credited=_times(scale, term.credited))
+        return dataclasses.replace(term, credited=times(scale, term.credited))
 
     terms = {name: weighted(term) for name, term in outcome.terms.items()}
-    return Outcome(None, jnp.sum(_times(weights, outcome.cost)), terms, {}, None)
+    cost = jnp.sum(times(weights, outcome.cost))
+    return Outcome(outcome.value, cost, terms, {}, None)  # a value without leaves
 
 
 def _times(weights: Array, costs: Array) -> Array:

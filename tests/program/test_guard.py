@@ -59,7 +59,7 @@ ROUTES = {
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("name", RAW)
 def test_a_choice_in_raw_control_flow_is_refused(name, route):
-    with pytest.raises(ChoiceError, match=r"(?s)'b'.*raw JAX.*bft\.scan or bft\.plate"):
+    with pytest.raises(ChoiceError, match=r"(?s)'b'.*raw JAX.*bft\.scan, bft\.plate or bft\.cond"):
         ROUTES[route](bft.expectation(RAW[name]))
 
 

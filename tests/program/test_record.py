@@ -194,6 +194,27 @@ def test_evidence_in_a_plate(targets, guide):
     assert np.isfinite(flat(gradient)).all()
 
 
+def test_evidence_in_a_bound_of_several_samples(targets, guide):
+    """The lanes of a log_mean_exp ask for it like those of a plate, and replay the same bound."""
+    target = targets["host"]
+    calls = target.terms[0].evidence.fn
+    vimco = bft.estimators.vimco()
+
+    def bound(guide, target, x):
+        def lane(_):
+            y, log_q = bft.draw("y", guide(x), vimco, with_log_prob=True)
+            return target.log_density(y, x) - log_q
+
+        return -bft.log_mean_exp(lane, 2)
+
+    calls.sizes.clear()
+    recording = recorded(target, guide, objective=bound)
+    assert calls.sizes == [3 * 2]
+    value, gradient = replayed(target, guide, recording, objective=bound)
+    np.testing.assert_allclose(value, recording.costs.mean(), rtol=1e-5)
+    assert np.isfinite(flat(gradient)).all()
+
+
 def test_evidence_in_a_scan_or_an_unrecorded_program_is_refused(targets, guide):
     target = targets["host"]
 

@@ -1,0 +1,74 @@
+"""What all scopes of one run of a program share."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any, Literal
+
+from jaxtyping import Array, Float
+
+from bayesft.base import Estimator, PyTree
+
+type Requirement = Literal["unbiased", "exact"]
+"""The least that the estimators of a program must claim."""
+
+
+class Mode(enum.Enum):
+    """What a run of a program is for."""
+
+    SCOUT = "abstract pass: find the number of lanes and misplaced choices"
+    ESTIMATE = "one differentiable run"
+    RECORD = "keep choices, evidence and costs; no gradient is needed"
+    REPLAY = "run again on a recording, differentiably"
+    MODEL = "values and log-probs of every choice; no estimators"
+
+
+@dataclasses.dataclass
+class Findings:
+    """What running a program reveals about it."""
+
+    lane_counts: set[int] = dataclasses.field(default_factory=set)
+    pays: bool = False
+    needs_recording: bool = False
+    """Whether choices or evidence must be known before a gradient step."""
+    states: dict[str, PyTree] = dataclasses.field(default_factory=dict)
+    """The first states of estimators that keep one, by choice."""
+
+    @property
+    def num_lanes(self) -> int:
+        return max(self.lane_counts, default=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiSample:
+    """The lane of a `bft.log_mean_exp` that a choice stands in."""
+
+    weight: Float[Array, ""] | None
+    """Its share of the weights; None inside other constructs, where no path is weighted by it."""
+    asked: set[str]
+    """The choices whose paths are weighted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What all scopes of one run share."""
+
+    mode: Mode
+    estimator: Estimator | None = None
+    findings: Findings = dataclasses.field(default_factory=Findings)
+    allows_host: bool = True
+    in_branch: bool = False
+    num_paths: int = 1
+    """How many paths the multi-path choices before take through the program, all at once."""
+    require: Requirement | None = None
+    multi_sample: MultiSample | None = None
+
+    def inside(self, **changes: Any) -> Context:
+        """The context of a plate's, scan's or cond's body."""
+        lane = self.multi_sample and dataclasses.replace(self.multi_sample, weight=None)
+        return dataclasses.replace(self, multi_sample=lane, **changes)
+
+    @property
+    def recording(self) -> bool:
+        return self.mode in (Mode.RECORD, Mode.MODEL) and not self.in_branch
