@@ -8,7 +8,16 @@ approximate it with a guide (`bft.fit`), and certify how far the guide is (`bft.
 import importlib
 from typing import TYPE_CHECKING
 
-from bayesft import distributions, errors, estimators, evidence, objectives, priors, samplers, twists
+from bayesft import (
+    distributions,
+    errors,
+    estimators,
+    evidence,
+    objectives,
+    priors,
+    samplers,
+    twists,
+)
 from bayesft._fit import Fitted, fit
 from bayesft._sample import sample
 from bayesft.base import Prior, Prompt

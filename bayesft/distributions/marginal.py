@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bayesft.base import PyTree
 from bayesft.distributions.slots import log_mean_weight, require_slots
 from bayesft.errors import ChoiceError
-from bayesft.program import ModelDistribution, StochasticDensity, draw, estimate_log_prob, plate
+from bayesft.program import ModelDistribution, StochasticDensity, draw, estimate_log_prob
 
 type Trace = dict[str, Any]
 
@@ -68,7 +67,9 @@ class Marginal(StochasticDensity):
                 remedy="name choices of the model, or whole plates and scans, in keep=.",
             )
         rest = {name: value for name, value in trace.items() if name not in names}
-        return trace[self.keep] if isinstance(self.keep, str) else {n: trace[n] for n in names}, rest
+        return trace[self.keep] if isinstance(self.keep, str) else {
+            n: trace[n] for n in names
+        }, rest
 
 
 def marginal(

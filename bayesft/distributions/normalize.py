@@ -64,7 +64,7 @@ def normalize(
     by default that of the other choices; where they are reparameterised, the index needs one of
     its own, such as `score_function()` or `enumerate()`.
 
-    Raises ChoiceError for K < 1. (Rubin 1988; Cremer, Morris and Duvenaud 2017; Lew, Cusumano-Towner
-    and Mansinghka 2022, "Recursive Monte Carlo and variational inference with auxiliary variables".)
+    Raises ChoiceError for K < 1. (Rubin 1988; Cremer, Morris and Duvenaud 2017; Lew et al. 2022,
+    "Recursive Monte Carlo and variational inference with auxiliary variables".)
     """
     return Normalized(log_density, proposal, require_slots("normalize", num_samples), selection)

@@ -4,8 +4,8 @@ Contract. `draw` makes a named choice, `cost` adds to the program's cost where i
 and `scan` loop with choices inside. `expectation` estimates E[cost] and its gradient, `record` and
 `replay_value_and_grad` split that into a forward pass (with evidence in Python called once for all
 lanes) and any number of differentiable ones, `model` is the distribution over a program's choices.
-A distribution that makes choices itself is a `SubProgram`: drawn or scored, its choices become those
-of the caller, under a prefix.
+A distribution that makes choices itself is a `SubProgram`: drawn or scored, its choices become
+those of the caller, under a prefix.
 
 Laws, tested in tests/program against enumeration:
  - estimate and value_and_grad are unbiased under every estimator whose claim is exact or unbiased,

@@ -26,7 +26,9 @@ def plate(
     scope, name, key, replay, given = _open("plate", name)
     traced = scope.frame.trace is not None
 
-    def lane(i: Array, replay: Mapping[str, Any] | None, given: Mapping[str, Any] | None) -> Outcome:
+    def lane(
+        i: Array, replay: Mapping[str, Any] | None, given: Mapping[str, Any] | None
+    ) -> Outcome:
         lane_key = jax.random.fold_in(key, i)
         return run_scope(
             lambda: body(i), lane_key, scope.context, replay, traced=traced, given=given

@@ -266,4 +266,3 @@ def _score_choice(
         scope.record[name] = {"value": value, "log_prob": jax.lax.stop_gradient(recorded)}
     scope.add_term(name, ScoreTerm(log_prob, recorded, jnp.zeros(log_prob.shape), estimator))
     return value, log_prob
-
