@@ -66,10 +66,9 @@ class Marginal(StochasticDensity):
                 cause=f"its choices are {sorted(trace)}.",
                 remedy="name choices of the model, or whole plates and scans, in keep=.",
             )
-        rest = {name: value for name, value in trace.items() if name not in names}
-        return trace[self.keep] if isinstance(self.keep, str) else {
-            n: trace[n] for n in names
-        }, rest
+        kept = {name: trace[name] for name in names}
+        rest = {name: value for name, value in trace.items() if name not in kept}
+        return kept[self.keep] if isinstance(self.keep, str) else kept, rest
 
 
 def marginal(

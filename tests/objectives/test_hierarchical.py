@@ -8,14 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from distributions.models import LOG_DENSITY, NUM_RUNS, PARAMS, guide, marginal_rows
+from objectives.table import TARGET as LANGUAGE_TARGET
 
 import bayesft as bft
 from bayesft import objectives
 from bayesft.errors import GuideError, ObjectiveError
+from bayesft.program import record, replay_value_and_grad
 from bayesft.testing import assert_unbiased
 
 TARGET = SimpleNamespace(log_density=lambda y, x: LOG_DENSITY[y])
 LEARNED = ("u", "z", "reverse")
+PROMPTS = LANGUAGE_TARGET.xs
+SCORE = bft.estimators.score_function()
 
 
 def exact_iwhvi(num_auxiliary):
@@ -68,6 +72,23 @@ def test_an_estimate_without_its_own_gradient_is_caught():
 
     with pytest.raises(AssertionError, match="means are wrong"):
         check(frozen, exact_iwhvi(2))
+
+
+def test_auxiliaries_are_recorded_and_replayed():
+    def program(params, x):
+        return objectives.iwhvi(2)(guide(params), TARGET, x)
+
+    def one(key):
+        recording = record(program, key, (PARAMS,), PROMPTS, estimator=SCORE)
+        return replay_value_and_grad(
+            program, lambda params: (params,), PARAMS, recording, estimator=SCORE
+        )
+
+    value, gradient = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), NUM_RUNS))
+    expected, expected_gradient = jax.jit(jax.value_and_grad(exact_iwhvi(2)))(PARAMS)
+    assert_unbiased(value, expected, family=4 * len(CASES))
+    for name in LEARNED:
+        assert_unbiased(gradient[name], expected_gradient[name], family=4 * len(CASES))
 
 
 def test_the_bounds_tighten():
