@@ -141,19 +141,21 @@ class FreshAuxiliary(Marginal):
         return kept, bft.estimate_log_prob("fresh", Marginal(**vars(self)), kept)
 
 
-class Unscored(Marginal):
-    """Draws the auxiliaries without their score terms."""
-
-    def propose(self):
-        return bft.draw("inner", Marginal(**vars(self)), _Detached(), with_log_prob=True)
+def with_a_fresh_auxiliary(params):
+    return FreshAuxiliary(**vars(marginal_of(params)))
 
 
-def planted(kind):
-    return lambda params: kind(**vars(marginal_of(params)))
+def with_unscored_auxiliaries(params):
+    """Their samples but the first one lose their score terms."""
+
+    def backward(z):
+        bft.draw("u", dist.Categorical(logits=params["reverse"][z]), _Detached())
+
+    return dataclasses.replace(marginal_of(params), proposal=bft.model(backward))
 
 
 def test_a_fresh_auxiliary_is_caught():
-    (drawn_cost, _), (inverse, _) = both_roles(planted(FreshAuxiliary), jax.random.key(0))
+    (drawn_cost, _), (inverse, _) = both_roles(with_a_fresh_auxiliary, jax.random.key(0))
     with pytest.raises(AssertionError, match="means are wrong"):
         assert_unbiased(inverse, jnp.ones(3), family=FAMILY)
     with pytest.raises(AssertionError, match="means are wrong"):
@@ -162,9 +164,9 @@ def test_a_fresh_auxiliary_is_caught():
 
 @pytest.mark.parametrize("name", ["marginal", "normalize"])
 def test_a_dropped_score_is_caught(name):
-    """That of the auxiliaries, and that of the index."""
+    """That of the auxiliaries, and that of the index: a resampling step."""
     dropped = {
-        "marginal": planted(Unscored),
+        "marginal": with_unscored_auxiliaries,
         "normalize": lambda params: normalized_of(params, _Detached()),
     }
     program = bft.expectation(lambda p: _drawn(dropped[name](p)), estimator=SCORE)
