@@ -34,7 +34,7 @@ def _marginal(guide: Any, num_samples: int) -> Callable[[Any], Any]:
 def hierarchical(guide: Any, target: Density, x: Any) -> Float[Array, ""]:
     """HVI: E[log q(y, u | x) − log r(u | y, x) − log p̃(y | x)], which is `iwhvi(1)`.
 
-    (Ranganath, Tran and Blei 2016, eq. 7.)
+    (Ranganath, Tran and Blei 2016.)
     """
     return iwhvi(1)(guide, target, x)
 
@@ -54,7 +54,7 @@ def iwhvi(num_auxiliary: int) -> IWHVI:
 
     Between reverse KL of q(y | x), which it comes down to as K grows, and HVI. Any estimator of one
     path, and `enumerate` for K = 1. Raises ObjectiveError for K < 1, GuideError for a guide without
-    auxiliaries, and like `reverse_kl`. (Sobolev and Vetrov 2019, eq. 4.)
+    auxiliaries, and like `reverse_kl`. (Sobolev and Vetrov 2019.)
     """
     reason = "the density averages over no auxiliary."
     return IWHVI(require_samples("iwhvi", num_auxiliary, 1, reason))
@@ -74,7 +74,7 @@ class DIWHVI:
 def diwhvi(num_auxiliary: int, num_samples: int) -> DIWHVI:
     """E[−log (1/M) Σ_m p̃(y_m | x)/q̂(y_m | x)] ≥ −log Z in nats, each q̂ as in `iwhvi(K)`.
 
-    Any estimator of one path. Raises like `iwhvi` and `iwae`. (Sobolev and Vetrov 2019, section 5.)
+    Any estimator of one path. Raises like `iwhvi` and `iwae`. (Sobolev and Vetrov 2019.)
     """
     reason = "the bound averages over no draw."
     return DIWHVI(
