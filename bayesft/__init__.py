@@ -8,14 +8,33 @@ approximate it with a guide (`bft.fit`), and certify how far the guide is (`bft.
 import importlib
 from typing import TYPE_CHECKING
 
-from bayesft import errors, estimators, evidence, objectives, priors, samplers, twists
+from bayesft import (
+    distributions,
+    errors,
+    estimators,
+    evidence,
+    objectives,
+    priors,
+    samplers,
+    twists,
+)
 from bayesft._fit import Fitted, fit
 from bayesft._sample import sample
 from bayesft.base import Prior, Prompt
 from bayesft.diagnostics import certify
 from bayesft.draws import Draws, Status
 from bayesft.priors import empirical, trainable
-from bayesft.program import cond, cost, draw, expectation, log_mean_exp, model, plate, scan
+from bayesft.program import (
+    cond,
+    cost,
+    draw,
+    estimate_log_prob,
+    expectation,
+    log_mean_exp,
+    model,
+    plate,
+    scan,
+)
 from bayesft.target import Target
 
 if TYPE_CHECKING:
@@ -45,9 +64,11 @@ __all__ = [
     "certify",
     "cond",
     "cost",
+    "distributions",
     "draw",
     "empirical",
     "errors",
+    "estimate_log_prob",
     "estimators",
     "evidence",
     "expectation",

@@ -18,6 +18,7 @@ from bayesft.objectives import generators
 from bayesft.objectives.chi_upper_bound import ChiUpperBound, chi_upper_bound
 from bayesft.objectives.f_divergence import FDivergence, f_divergence
 from bayesft.objectives.forward_kl import ForwardKL, forward_kl
+from bayesft.objectives.hierarchical import DIWHVI, IWHVI, diwhvi, hierarchical, iwhvi
 from bayesft.objectives.iwae import IWAE, iwae
 from bayesft.objectives.log_variance import LogVariance, log_variance
 from bayesft.objectives.log_z import GuideWithLogZ, with_log_z
@@ -31,9 +32,12 @@ from bayesft.objectives.weights import draw_detached
 
 OBJECTIVES = (
     chi_upper_bound,
+    diwhvi,
     f_divergence,
     forward_kl,
+    hierarchical,
     iwae,
+    iwhvi,
     log_variance,
     mle,
     renyi,
@@ -44,7 +48,9 @@ OBJECTIVES = (
 )
 
 __all__ = [
+    "DIWHVI",
     "IWAE",
+    "IWHVI",
     "OBJECTIVES",
     "ChiUpperBound",
     "FDivergence",
@@ -54,11 +60,14 @@ __all__ = [
     "Renyi",
     "ReweightedWakeSleep",
     "chi_upper_bound",
+    "diwhvi",
     "draw_detached",
     "f_divergence",
     "forward_kl",
     "generators",
+    "hierarchical",
     "iwae",
+    "iwhvi",
     "log_variance",
     "mle",
     "renyi",

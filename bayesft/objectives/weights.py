@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bayesft.base import Claim, PyTree, ScoreEstimator
-from bayesft.errors import ObjectiveError, TargetError
-from bayesft.program import draw
+from bayesft.errors import EstimatorError, ObjectiveError, TargetError
+from bayesft.program import SubProgram, draw
 from bayesft.target import Target
 
 
@@ -72,6 +72,13 @@ def draw_detached(name: str, distribution: Any) -> tuple[PyTree, Float[Array, ""
     """A value through whose choice no gradient flows, and its differentiable log-prob in nats.
 
     For objectives that state their own gradient: it is that of the returned cost with the choices
-    held fixed. No estimator is asked for, and one that is given does not apply.
+    held fixed. No estimator is asked for, and one that is given does not apply. Raises
+    EstimatorError for a stochastic density, whose own choices say how they are differentiated.
     """
+    if isinstance(distribution, SubProgram):
+        raise EstimatorError(
+            f"{type(distribution).__name__} at the choice {name!r} cannot be held fixed.",
+            cause="it is a program whose choices have estimators of their own.",
+            remedy="use an objective that differentiates its draws: reverse_kl, iwae, renyi.",
+        )
     return draw(name, distribution, _Detached(), with_log_prob=True)

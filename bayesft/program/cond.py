@@ -37,9 +37,9 @@ def cond(
 
     Raises ChoiceError where the branches return values of different structure or shape.
     """
-    scope, name, key, replay = opened("cond", name)
+    scope, name, key, replay, given = opened("cond", name)
     replay = replay or {}
-    context = scope.context.inside(allows_host=False)
+    context, traced = scope.context.inside(allows_host=False), scope.frame.trace is not None
 
     data, restore = _raw(key)
 
@@ -49,6 +49,8 @@ def cond(
             jax.random.fold_in(restore(data), side == "true"),
             context,
             replay.get(side),
+            traced=traced,
+            given=None if given is None else given.get(side, {}),
         )
 
     true, false = branch("true", true_fn), branch("false", false_fn)
@@ -84,12 +86,15 @@ def _padded(
     """The outcome of one branch with zeros for the other's choices, which count for nothing."""
     terms: dict[str, Any] = {}
     record: dict[str, Any] = {}
+    trace: dict[str, Any] = {}
     for each, shape in shapes.items():
         taken = outcome if each == side else jax.tree.map(_zeros, shape)
         terms |= {f"{each}/{inner}": term for inner, term in taken.terms.items()}
         if records and taken.record:
             record[each] = taken.record
-    return dataclasses.replace(outcome, terms=terms, record=record)
+        if taken.trace:
+            trace[each] = taken.trace
+    return dataclasses.replace(outcome, terms=terms, record=record, trace=trace)
 
 
 def _raw(key: Array) -> tuple[Array, Callable[[Array], Array]]:

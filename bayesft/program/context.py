@@ -58,6 +58,9 @@ class Context:
     estimator: Estimator | None = None
     findings: Findings = dataclasses.field(default_factory=Findings)
     allows_host: bool = True
+    allows_cost: bool = True
+    allows_estimates: bool = True
+    """Whether a log-prob may be an estimate, that of a stochastic density."""
     in_branch: bool = False
     num_paths: int = 1
     """How many paths the multi-path choices before take through the program, all at once."""
@@ -71,4 +74,4 @@ class Context:
 
     @property
     def recording(self) -> bool:
-        return self.mode in (Mode.RECORD, Mode.MODEL) and not self.in_branch
+        return self.mode is Mode.RECORD and not self.in_branch

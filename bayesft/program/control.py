@@ -22,14 +22,16 @@ def plate(
     A choice is credited with the costs of its own lane and those after the plate. Choices that take
     several paths (`enumerate`) may stand inside where only `bft.cost` leaves the body.
     """
-    scope, name, key, replay = opened("plate", name)
+    scope, name, key, replay, given = opened("plate", name)
+    context, traced = scope.context.inside(), scope.frame.trace is not None
 
-    context = scope.context.inside()
+    def lane(
+        i: Array, replay: Mapping[str, Any] | None, given: Mapping[str, Any] | None
+    ) -> Outcome:
+        lane_key = jax.random.fold_in(key, i)
+        return run_scope(lambda: body(i), lane_key, context, replay, traced=traced, given=given)
 
-    def lane(i: Array, given: Mapping[str, Any] | None) -> Outcome:
-        return run_scope(lambda: body(i), jax.random.fold_in(key, i), context, given)
-
-    outcome = jax.vmap(lane)(jnp.arange(size), replay)
+    outcome = jax.vmap(lane)(jnp.arange(size), replay, given)
     merge(scope, name, outcome, {n: t.credited for n, t in outcome.terms.items()})
     return outcome.value
 
@@ -48,17 +50,21 @@ def scan(
     scan. Choices that take several paths (`enumerate`) may stand inside where carry and y are None.
     Evidence in Python is refused inside.
     """
-    scope, name, key, replay = opened("scan", name)
-    context = scope.context.inside(allows_host=False)
+    scope, name, key, replay, given = opened("scan", name)
+    context, traced = scope.context.inside(allows_host=False), scope.frame.trace is not None
     steps = length if length is not None else jax.tree.leaves(xs)[0].shape[0]
 
     def step(carry, inputs):
-        x, i, given = inputs
-        outcome = run_scope(lambda: body(carry, x), jax.random.fold_in(key, i), context, given)
+        x, i, replay, given = inputs
+        step_key = jax.random.fold_in(key, i)
+        outcome = run_scope(
+            lambda: body(carry, x), step_key, context, replay, traced=traced, given=given
+        )
         carry, y = outcome.value
         return carry, dataclasses.replace(outcome, value=y)
 
-    carry, outcome = jax.lax.scan(step, init, (xs, jnp.arange(steps), replay), length=steps)
+    inputs = (xs, jnp.arange(steps), replay, given)
+    carry, outcome = jax.lax.scan(step, init, inputs, length=steps)
     later = jnp.cumsum(outcome.cost[::-1])[::-1] - outcome.cost
     credits = {
         n: t.credited + later.reshape(-1, *(1,) * (t.credited.ndim - 1))
@@ -68,23 +74,29 @@ def scan(
     return carry, outcome.value
 
 
-def opened(kind: str, name: str | None) -> tuple[Scope, str, Array, Any]:
-    """The scope around a construct, the construct's name, key, and what was recorded of it."""
+def opened(kind: str, name: str | None) -> tuple[Scope, str, Array, Any, Any]:
+    """The scope around a construct, the construct's name and key, what was recorded of it, and what
+    a model that is scored is given for it."""
     scope = require_scope(f"A bft.{kind}")
     name = name if name is not None else scope.number(kind)
     key = scope.claim(name, kind)
-    return scope, name, key, scope.replay.get(name)
+    given = scope.frame.given
+    inner = None if given is None else given.get(name, {})
+    return scope, name, key, scope.replay.get(scope.qualified(name)), inner
 
 
 def merge(scope: Scope, name: str, outcome: Outcome, credits: dict[str, Array]) -> None:
     """Take over what lanes, steps or branches have recorded, asked for, paid and chosen."""
     if outcome.record:
-        scope.record[name] = outcome.record
+        scope.record[scope.qualified(name)] = outcome.record
     if outcome.request is not None:
-        raise HostRequest({name: outcome.request})
+        raise HostRequest({scope.qualified(name): outcome.request})
+    if scope.frame.trace is not None and outcome.trace:
+        scope.frame.trace[name] = outcome.trace
     order = scope.next_order()
     scope.add_cost(outcome.cost.sum(), order=order)
     for inner, term in outcome.terms.items():
         term = dataclasses.replace(term, credited=credits[inner])
-        scope.reserve(full := f"{name}/{inner}", f"The choice {full!r}")
+        full = scope.qualified(f"{name}/{inner}")
+        scope.reserve(f"{name}/{inner}", f"The choice {full!r}")
         scope.add_term(full, term, order)

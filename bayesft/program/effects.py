@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -24,12 +25,15 @@ from bayesft.errors import ChoiceError, EstimatorError
 from bayesft.program.context import Context, Mode
 from bayesft.program.scope import (
     Branch,
+    Frame,
     HostRequest,
     Scope,
+    Scored,
     ScoreTerm,
     current,
     require_scope,
 )
+from bayesft.program.subprogram import StochasticDensity, SubProgram
 
 
 def draw(
@@ -42,36 +46,101 @@ def draw(
     """Make the random choice `name`: a value, or (value, log-prob in nats) with `with_log_prob`.
 
     `distribution` has `sample(key)` and `log_prob(value)`: any numpyro distribution, a guide at a
-    prompt, a `bft.model`. The estimator says how the choice is differentiated; without one, the
-    default of the surrounding `expectation` or `fit` applies. Raises ChoiceError for a duplicate
-    name or a choice inside raw control flow, EstimatorError where the estimator does not apply.
+    prompt. The estimator says how the choice is differentiated; without one, the default of the
+    surrounding `expectation` or `fit` applies. A `bft.model`, `marginal` or `normalize` runs as a
+    sub-program: its choices are choices of this program, with `name/` before their names, and the
+    estimator is their default. Raises ChoiceError for a duplicate name or a choice inside raw
+    control flow, EstimatorError where the estimator does not apply.
     """
     scope = require_scope(f"The choice {name!r}")
+    if scope.frame.given is not None:
+        value = scope.frame.take(name)
+        log_prob = estimate_log_prob(name, distribution, value, estimator)
+    elif isinstance(distribution, SubProgram):
+        exact = with_log_prob and not isinstance(distribution, StochasticDensity)
+        with _subprogram(scope, name, distribution, estimator, exact=exact):
+            value, log_prob = distribution.propose()
+    else:
+        scored = with_log_prob or scope.frame.trace is not None
+        value, log_prob = _choice(scope, name, distribution, estimator, scored)
+    if scope.frame.trace is not None:
+        scope.frame.trace[name] = Scored(value, jnp.sum(log_prob))
+    return (value, jnp.sum(log_prob)) if with_log_prob else value
+
+
+def estimate_log_prob(
+    name: str, distribution: Any, value: PyTree, estimator: Estimator | None = None
+) -> Float[Array, ""]:
+    """log q(value) in nats; of a stochastic density an estimate q̂ with E[q̂] = q(value).
+
+    The choices that the estimate takes are choices of this program, with `name/` before their
+    names, differentiated like those of `draw`: what is estimated is also credited. An objective in
+    which log q̂ is a reward has a lower bound, since E[log q̂] ≤ log q. Raises like `draw`.
+    """
+    scope = require_scope(f"The log-prob {name!r}")
+    if isinstance(distribution, SubProgram):
+        with _subprogram(scope, name, distribution, estimator):
+            return distribution.assess(value)
+    scope.reserve(name, f"The log-prob {scope.qualified(name)!r}")
+    return jnp.sum(_log_prob(distribution, value))
+
+
+@contextlib.contextmanager
+def _subprogram(
+    scope: Scope,
+    name: str,
+    distribution: SubProgram,
+    estimator: Estimator | None,
+    *,
+    exact: bool = False,
+) -> Iterator[None]:
+    """Run a distribution's own program under a prefix, its choices those of the caller."""
+    context = scope.context
+    full = scope.reserve(name, f"The choice {scope.qualified(name)!r}")
+    if isinstance(distribution, StochasticDensity) and not context.allows_estimates:
+        raise ChoiceError(
+            f"The choice {full!r} has a stochastic density, inside a model whose log-prob is asked "
+            "for.",
+            cause=f"{type(distribution).__name__} only estimates its density, in a direction that "
+            "depends on whether the value was drawn or given.",
+            remedy="draw from bft.distributions.marginal(model, keep=...) in place of the model.",
+        )
+    changes = {
+        "estimator": estimator or context.estimator,
+        "allows_estimates": context.allows_estimates and not exact,
+    }
+    with scope.inside(Frame(f"{full}/"), **changes):
+        yield
+
+
+def _choice(
+    scope: Scope, name: str, distribution: Any, estimator: Estimator | None, scored: bool
+) -> tuple[PyTree, Array]:
+    """A choice of this program itself, and its log-prob if it is asked for."""
     key = scope.claim(name, "choice")
+    name = scope.qualified(name)
     if scope.context.mode is Mode.MODEL:
-        value, log_prob = _model_choice(scope, name, distribution, key)
-        return (value, log_prob) if with_log_prob else value
+        value = distribution.sample(key)
+        return value, _log_prob(distribution, value) if scored else jnp.zeros(())
     estimator = _applied(scope.context, name, estimator)
     if name in scope.fixed:
         value = scope.fixed[name]
-        log_prob = estimator.log_prob(distribution, value) if with_log_prob else jnp.zeros(())
     elif isinstance(estimator, MultiPathEstimator):
         raise Branch(name, distribution, estimator, key)
     elif isinstance(estimator, PathwiseEstimator):
         value = estimator.sample(name, distribution, key)
         if isinstance(estimator, MultiSampleEstimator):
             value = estimator.weigh(value, _path_weight(scope.context, name, estimator))
-        log_prob = estimator.log_prob(distribution, value) if with_log_prob else jnp.zeros(())
     elif isinstance(estimator, ScoreEstimator):
         _refuse_after_weighted_path(scope.context, name, estimator)
-        value, log_prob = _score_choice(scope, name, distribution, estimator, key)
+        return _score_choice(scope, name, distribution, estimator, key)
     else:
         raise EstimatorError(
             f"{type(estimator).__name__} at the choice {name!r} is of no known kind.",
             cause="an estimator that derives from Estimator itself.",
             remedy="derive from PathwiseEstimator, ScoreEstimator or MultiPathEstimator.",
         )
-    return (value, jnp.sum(log_prob)) if with_log_prob else value
+    return value, estimator.log_prob(distribution, value) if scored else jnp.zeros(())
 
 
 def cost(value: Float[Array, "..."] | float, *, along: str | None = None) -> None:
@@ -94,8 +163,14 @@ def cost(value: Float[Array, "..."] | float, *, along: str | None = None) -> Non
             cause="what leaves a lane is its log-weight.",
             remedy="subtract it from the log-weight, or pay it outside.",
         )
+    if not scope.context.allows_cost:
+        raise ChoiceError(
+            "A model with costs is used where a distribution is needed.",
+            cause="bft.cost takes away from its log-density, which is then not normalised.",
+            remedy="use its log_density, or score the part of it without costs.",
+        )
     scope.context.findings.pays = True
-    scope.add_cost(value, along)
+    scope.add_cost(value, None if along is None else scope.qualified(along))
 
 
 def stored(compute: Callable[[], PyTree]) -> PyTree:
@@ -104,7 +179,7 @@ def stored(compute: Callable[[], PyTree]) -> PyTree:
     if scope is None:
         return compute()
     scope.guard("A stored value")
-    scope.reserve(name := scope.number("stored"), "A stored value")
+    name = scope.reserve(scope.number("stored"), "A stored value")
     value = scope.replay[name] if name in scope.replay else compute()
     if scope.context.mode is Mode.RECORD and scope.context.recording:
         scope.record[name] = jax.lax.stop_gradient(value)
@@ -129,7 +204,7 @@ def host(
         return {name: jnp.asarray(values[0], jnp.float32) for name, values in rows.items()}
     scope.guard("Evidence in Python")
     scope.context.findings.needs_recording = True
-    scope.reserve(name := scope.number("host"), "Evidence in Python")
+    name = scope.reserve(scope.number("host"), "Evidence in Python")
     if scope.context.mode is Mode.SCOUT and scope.context.allows_host:
         return {term: jnp.zeros(()) for term in names}
     if name in scope.replay:
@@ -245,12 +320,4 @@ def _score_choice(
     if scope.context.recording:
         scope.record[name] = {"value": value, "log_prob": jax.lax.stop_gradient(recorded)}
     scope.add_term(name, ScoreTerm(log_prob, recorded, jnp.zeros(log_prob.shape), estimator))
-    return value, log_prob
-
-
-def _model_choice(scope: Scope, name: str, distribution: Any, key: Array) -> tuple[PyTree, Array]:
-    entry = scope.replay.get(name)
-    value = distribution.sample(key) if entry is None else entry
-    log_prob = jnp.sum(_log_prob(distribution, value))
-    scope.record[name] = {"value": value, "log_prob": log_prob}
     return value, log_prob

@@ -29,18 +29,25 @@ def log_mean_exp(
 
     Raises ChoiceError where a lane returns anything else than a scalar.
     """
-    scope, name, key, replay = opened("log_mean_exp", name)
+    scope, name, key, replay, given = opened("log_mean_exp", name)
+    traced = scope.frame.trace is not None
     asked: set[str] = set()
     outermost = scope.context.multi_sample is None
 
-    def lane(i: Array, weight: Array, given: Mapping[str, Any] | None) -> Outcome:
+    def lane(
+        i: Array,
+        weight: Array,
+        replay: Mapping[str, Any] | None,
+        given: Mapping[str, Any] | None,
+    ) -> Outcome:
         asked.clear()
         multi_sample = MultiSample(weight if outermost else None, asked)
         context = dataclasses.replace(scope.context, multi_sample=multi_sample)
-        return run_scope(lambda: body(i), jax.random.fold_in(key, i), context, given)
+        lane_key = jax.random.fold_in(key, i)
+        return run_scope(lambda: body(i), lane_key, context, replay, traced=traced, given=given)
 
     def lanes(weights: Float[Array, " K"]) -> Outcome:
-        return jax.vmap(lane)(jnp.arange(size), weights, replay)
+        return jax.vmap(lane)(jnp.arange(size), weights, replay, given)
 
     outcome = lanes(jnp.ones(size))
     if outcome.request is not None:

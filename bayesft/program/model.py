@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 from bayesft.base import Key, PyTree
 from bayesft.errors import ChoiceError
 from bayesft.program.context import Context, Mode
-from bayesft.program.scope import Outcome, run_scope
+from bayesft.program.scope import Frame, Scored, require_scope, run_scope
+from bayesft.program.subprogram import SubProgram
 
 type Trace = dict[str, Any]
 
@@ -38,14 +39,12 @@ def model(program: Callable[..., PyTree]) -> Model:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ModelDistribution:
+class ModelDistribution(SubProgram):
     """Distribution over traces {choice name: value}; a plate's or scan's trace is stacked."""
 
     program: Callable[..., PyTree] = dataclasses.field(metadata={"static": True})
     args: tuple
     given: Trace
-
-    has_rsample = False
 
     def condition(self, values: Trace) -> ModelDistribution:
         """Fix some choices: `log_density` then takes the others, and includes the fixed ones.
@@ -56,44 +55,58 @@ class ModelDistribution:
 
     def sample(self, key: Key) -> Trace:
         """A trace, in program order. Raises ChoiceError for a conditioned model."""
-        if self.given:
-            raise ChoiceError(
-                f"A model conditioned on {sorted(self.given)} was sampled.",
-                cause="running it forward would ignore what it is conditioned on.",
-                remedy="minimise an objective on its log_density, or use a sampler.",
-            )
-        return _values(self._run(key, {})[0].record)
+        self._require_unconditioned()
+        return _values(run_scope(self._body, key, Context(Mode.MODEL), traced=True).trace)
 
     def log_density(self, trace: Trace) -> Float[Array, ""]:
         """Σ log p of all choices, minus costs, in nats; differentiable in values and arguments.
 
-        Raises ChoiceError where the trace lacks a choice of the program or has one too many.
+        Raises ChoiceError where the trace lacks a choice of the program or has one too many, and
+        for choices from a stochastic density, which has no log-prob.
         """
-        outcome, _ = self._scored(trace)
-        return _total_log_prob(outcome.record) - outcome.cost
+        return self._scored(trace, allows_cost=True)
 
     def log_prob(self, value: Trace) -> Float[Array, ""]:
         """The same as `log_density`, for a model that is normalised: no costs, no conditions."""
-        outcome, pays = self._scored(value)
-        if self.given or pays:
-            raise ChoiceError(
-                "A conditioned model, or one with costs, has no normalised log_prob.",
-                cause="it was used where a distribution is needed.",
-                remedy="use log_density, or sample and score the unconditioned model.",
-            )
-        return _total_log_prob(outcome.record)
+        self._require_unconditioned()
+        return self._scored(value, allows_cost=False)
 
-    def _scored(self, trace: Trace) -> tuple[Outcome, bool]:
+    def propose(self) -> tuple[Trace, Float[Array, ""]]:
+        """The model as a part of another program: its choices are that program's."""
+        trace = self._part(None)
+        return _values(trace), _total_log_prob(trace)
+
+    def assess(self, value: Trace) -> Float[Array, ""]:
+        """Σ log p of all choices; those from a stochastic density take choices of their own."""
+        return _total_log_prob(self._part(value))
+
+    def _body(self) -> PyTree:
+        return self.program(*self.args)
+
+    def _scored(self, trace: Trace, *, allows_cost: bool) -> Float[Array, ""]:
+        context = Context(Mode.MODEL, allows_cost=allows_cost, allows_estimates=False)
         full = _merge(self.given, trace)
-        # A missing choice would be drawn silently, so names are compared before the run.
-        expected = jax.eval_shape(lambda: self._run(jax.random.key(0), self.given)[0].record)
-        _require_same_choices(_values(expected), full)
-        return self._run(jax.random.key(0), full)
+        # Every choice is given, so the key is not used.
+        outcome = run_scope(self._body, jax.random.key(0), context, traced=True, given=full)
+        return _total_log_prob(outcome.trace) - outcome.cost
 
-    def _run(self, key: Key, trace: Trace) -> tuple[Outcome, bool]:
-        context = Context(Mode.MODEL)
-        outcome = run_scope(lambda: self.program(*self.args), key, context, trace)
-        return outcome, context.findings.pays
+    def _part(self, given: Trace | None) -> dict[str, Any]:
+        self._require_unconditioned()
+        scope = require_scope("A model")
+        frame = Frame(scope.frame.prefix, given, {})
+        with scope.inside(frame, allows_cost=False):
+            self._body()
+        frame.require_all_taken()
+        return frame.trace or {}
+
+    def _require_unconditioned(self) -> None:
+        if self.given:
+            raise ChoiceError(
+                f"A model conditioned on {sorted(self.given)} is used as a distribution.",
+                cause="it is not normalised, and running it forward would ignore the conditions.",
+                remedy="minimise an objective on its log_density, use a sampler, or "
+                "bft.distributions.normalize.",
+            )
 
 
 def _merge(one: Mapping[str, Any], other: Mapping[str, Any]) -> Trace:
@@ -104,33 +117,17 @@ def _merge(one: Mapping[str, Any], other: Mapping[str, Any]) -> Trace:
     return merged
 
 
-def _values(record: Mapping[str, Any]) -> Trace:
-    """The values of a record, without their log-probs."""
+def _values(trace: Mapping[str, Any]) -> Trace:
+    """The values of a trace, without their log-probs."""
     return {
-        name: entry["value"] if _is_choice(entry) else _values(entry)
-        for name, entry in record.items()
+        name: entry.value if isinstance(entry, Scored) else _values(entry)
+        for name, entry in trace.items()
     }
 
 
-def _is_choice(entry: Mapping[str, Any]) -> bool:
-    return set(entry) == {"value", "log_prob"}
-
-
-def _total_log_prob(record: Mapping[str, Any]) -> Float[Array, ""]:
+def _total_log_prob(trace: Mapping[str, Any]) -> Float[Array, ""]:
     total = jnp.zeros(())
-    for entry in record.values():
-        total += jnp.sum(entry["log_prob"]) if _is_choice(entry) else _total_log_prob(entry)
+    for entry in trace.values():
+        scored = isinstance(entry, Scored)
+        total += jnp.sum(entry.log_prob) if scored else _total_log_prob(entry)
     return total
-
-
-def _require_same_choices(expected: Trace, given: Trace) -> None:
-    missing, extra = set(expected) - set(given), set(given) - set(expected)
-    if missing or extra:
-        raise ChoiceError(
-            f"The trace lacks {sorted(missing)} and has {sorted(extra)} too many.",
-            cause="it was made by another program, or not all choices were given.",
-            remedy=f"give exactly the choices {sorted(expected)}.",
-        )
-    for name, value in expected.items():
-        if isinstance(value, Mapping) and isinstance(given[name], Mapping):
-            _require_same_choices(dict(value), given[name])

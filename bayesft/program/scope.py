@@ -7,7 +7,7 @@ import contextvars
 import dataclasses
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,45 @@ from jaxtyping import Array, Float
 from bayesft.base import Key, MultiPathEstimator, PyTree, ScoreEstimator
 from bayesft.errors import ChoiceError, EstimatorError
 from bayesft.program.context import Context
+
+
+class Scored(NamedTuple):
+    """A choice of a model: its value and its log-prob in nats, an array of the same loops."""
+
+    value: PyTree
+    log_prob: Array
+
+
+@dataclasses.dataclass
+class Frame:
+    """A part of a scope: the program itself, or a distribution that runs as a sub-program of it.
+
+    `prefix` leads the names of its choices. Where a model runs, `trace` gathers what it chooses,
+    and the values of a model that is only scored are `given`.
+    """
+
+    prefix: str = ""
+    given: Mapping[str, Any] | None = None
+    trace: dict[str, Any] | None = None
+
+    def take(self, name: str) -> PyTree:
+        """The value that a choice is given."""
+        if self.given is None or name not in self.given:
+            raise ChoiceError(
+                f"The trace lacks {[name]}.",
+                cause="it was made by another program, or not all choices were given.",
+                remedy="give every choice of the program, and no other.",
+            )
+        return self.given[name]
+
+    def require_all_taken(self) -> None:
+        """Raise ChoiceError for values that are no choice of the model."""
+        if extra := sorted(set(self.given or ()) - set(self.trace or ())):
+            raise ChoiceError(
+                f"The trace has {extra} too many.",
+                cause="it was made by another program.",
+                remedy="give every choice of the program, and no other.",
+            )
 
 
 @jax.tree_util.register_dataclass
@@ -37,6 +76,7 @@ class Outcome:
     """What leaves a scope, as a pytree, so that it can leave `vmap`, `scan` and `jit`.
 
     `request` is None, or the host evidence that stopped the run, nested by scope like `record`.
+    `trace` holds a model's choices, nested by plate and scan.
     """
 
     value: PyTree
@@ -44,6 +84,7 @@ class Outcome:
     terms: dict[str, ScoreTerm]
     record: dict[str, Any]
     request: dict[str, Any] | None
+    trace: dict[str, Any]
 
 
 class HostRequest(Exception):
@@ -74,10 +115,12 @@ class Scope:
         context: Context,
         replay: Mapping[str, Any] | None,
         fixed: Mapping[str, PyTree],
+        frame: Frame,
     ):
         self.key, self.context = key, context
         self.replay: Mapping[str, Any] = replay or {}
         self.fixed = fixed
+        self.frame = frame
         self.record: dict[str, Any] = {}
         self._costs: list[tuple[int, Array, str | None]] = []
         self._terms: list[tuple[int, str, ScoreTerm]] = []
@@ -98,16 +141,31 @@ class Scope:
                 "are free to use around the whole estimate or value_and_grad call.",
             )
 
+    @contextlib.contextmanager
+    def inside(self, frame: Frame, **changes: Any) -> Iterator[Frame]:
+        """Run a part of the scope, whose context differs by `changes`."""
+        outer = self.frame, self.context
+        self.frame, self.context = frame, dataclasses.replace(self.context, **changes)
+        try:
+            yield frame
+        finally:
+            self.frame, self.context = outer
+
+    def qualified(self, name: str) -> str:
+        """A name with the prefix of the sub-program it stands in."""
+        return self.frame.prefix + name
+
     def claim(self, name: str, kind: str) -> Key:
         """Reserve a name in this scope and give its key."""
-        self.reserve(name, f"The {kind} {name!r}")
+        name = self.reserve(name, f"The {kind} {self.qualified(name)!r}")
         code = zlib.crc32(f"{kind}:{name}".encode()) & 0x7FFFFFFF
         if (other := self._hashes.setdefault(code, name)) != name:
             raise ChoiceError(f"{other!r} and {name!r} share a hash.", remedy="rename one of them.")
         return jax.random.fold_in(self.key, code)
 
-    def reserve(self, name: str, what: str) -> None:
-        """Refuse a name that is taken: recordings, traces and credit go by name alone."""
+    def reserve(self, name: str, what: str) -> str:
+        """The qualified name; refused if taken: recordings, traces and credit go by it alone."""
+        name = self.qualified(name)
         if (other := self._names.get(name)) is not None:
             raise ChoiceError(
                 f"{what} stands twice in one scope."
@@ -117,10 +175,12 @@ class Scope:
                 remedy="give every choice its own name, or use bft.plate, bft.scan or bft.cond.",
             )
         self._names[name] = what
+        return name
 
     def number(self, stem: str) -> str:
-        """The next name of the form stem/0, stem/1, …, in program order."""
-        count = self._counts[stem] = self._counts.get(stem, -1) + 1
+        """The next name of the form stem/0, stem/1, …, in the order of the (sub-)program."""
+        full = self.qualified(stem)
+        count = self._counts[full] = self._counts.get(full, -1) + 1
         return f"{stem}/{count}"
 
     def next_order(self) -> int:
@@ -167,7 +227,7 @@ class Scope:
                     later += cost.sum()
             credited = jnp.broadcast_to(later + along_this, term.log_prob.shape) + term.credited
             terms[name] = dataclasses.replace(term, credited=credited)
-        return Outcome(value, total, terms, self.record, None)
+        return Outcome(value, total, terms, self.record, None, self.frame.trace or {})
 
 
 def current() -> Scope | None:
@@ -205,19 +265,28 @@ def run_scope(
     fixed: Mapping[str, PyTree] | None = None,
     *,
     returns_cost: bool = False,
+    traced: bool = False,
+    given: Mapping[str, Any] | None = None,
 ) -> Outcome:
-    """Run a body in a scope of its own; with `returns_cost` its value is its last cost."""
-    scope = Scope(key, context, replay, fixed or {})
+    """Run a body in a scope of its own; with `returns_cost` its value is its last cost.
+
+    A `traced` body is a model's, or one lane or step of it: its choices leave with their log-probs,
+    and they are those `given` where any are.
+    """
+    frame = Frame("", given, {} if traced else None)
+    scope = Scope(key, context, replay, fixed or {}, frame)
     value = branch = None
     try:
         with _opened(scope):
             value = body()
     except HostRequest as request:
-        return Outcome(None, jnp.zeros(()), {}, scope.record, request.arrays)
+        return Outcome(None, jnp.zeros(()), {}, scope.record, request.arrays, {})
     except Branch as raised:
         branch = raised
     if branch is not None:  # outside of `except`, so that errors do not mention it
-        return _expand(branch, body, key, context, scope.fixed, returns_cost)
+        again = {"returns_cost": returns_cost, "traced": traced, "given": given}
+        return _expand(branch, body, key, context, scope.fixed, again)
+    frame.require_all_taken()
     if not returns_cost:
         return scope.close(value, 0.0)
     value = 0.0 if value is None else value  # all of its cost was paid by `bft.cost`
@@ -234,7 +303,7 @@ MAX_PATHS = 1_000_000
 """More paths than this are taken for a mistake: each is a lane of the whole rest of a program."""
 
 
-def _expand(branch, body, key, context, fixed, returns_cost) -> Outcome:
+def _expand(branch, body, key, context, fixed, again) -> Outcome:
     """Σ_b weight_b · cost_b over the branches of a multi-path choice; nothing else may leave."""
     values, weights = branch.estimator.expand(branch.name, branch.distribution, branch.key)
     num_paths = context.num_paths * len(weights)
@@ -249,11 +318,10 @@ def _expand(branch, body, key, context, fixed, returns_cost) -> Outcome:
     inner = dataclasses.replace(context, in_branch=True, allows_host=False, num_paths=num_paths)
 
     def rest(value):
-        given = {**fixed, branch.name: value}
-        return run_scope(body, key, inner, None, given, returns_cost=returns_cost)
+        return run_scope(body, key, inner, None, {**fixed, branch.name: value}, **again)
 
     outcome = jax.vmap(rest)(values)
-    if jax.tree.leaves(outcome.value):
+    if jax.tree.leaves((outcome.value, outcome.trace)):
         raise EstimatorError(
             f"The choice {branch.name!r} takes several paths, but values leave its plate, scan or "
             "cond.",
@@ -271,7 +339,7 @@ def _expand(branch, body, key, context, fixed, returns_cost) -> Outcome:
 
     terms = {name: weighted(term) for name, term in outcome.terms.items()}
     cost = jnp.sum(times(weights, outcome.cost))
-    return Outcome(outcome.value, cost, terms, {}, None)  # a value without leaves
+    return Outcome(outcome.value, cost, terms, {}, None, {})  # a value without leaves
 
 
 def _times(weights: Array, costs: Array) -> Array:

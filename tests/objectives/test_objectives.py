@@ -93,8 +93,8 @@ def exact_forward_kl(params, guide, target):
 
 
 def test_the_room_is_covered():
-    """Objectives of draws are in the table, wake_sleep is in test_programs, the rest is here."""
-    others = {"mle", "forward_kl", "wake_sleep"}
+    """Objectives of draws are in the table, others in test_programs, test_hierarchical and here."""
+    others = {"mle", "forward_kl", "wake_sleep", "hierarchical", "iwhvi", "diwhvi"}
     assert {objective.__name__ for objective in OBJECTIVES} - others == set(CASES) - {
         "renyi above 1"
     }

@@ -79,3 +79,33 @@ def test_a_model_is_a_choice_of_another_program():
     keys = jax.random.split(jax.random.key(3), 10_000)
     _, gradient = jax.jit(jax.vmap(lambda k: expectation.value_and_grad(k, 0.3)))(keys)
     bft.testing.assert_unbiased(gradient, 2.0)
+
+
+def test_a_models_choices_are_those_of_the_program_that_draws_it():
+    """Its plate and scan keep their names in the trace, and one estimator serves all choices."""
+
+    def program(mean):
+        trace, log_prob = bft.draw(
+            "inner", bft.model(chain)(mean), bft.estimators.reparameterize(), with_log_prob=True
+        )
+        gap = log_prob - joint(mean, trace)
+        return trace["lanes"]["z"].sum() + trace["walk"]["s"][-1] + jax.lax.stop_gradient(gap)
+
+    value, gradient = bft.expectation(program).value_and_grad(jax.random.key(4), 0.4)
+    assert jnp.allclose(gradient, 4.0)  # each of the four moves with the mean
+    shifted, _ = bft.expectation(program).value_and_grad(jax.random.key(4), 1.4)
+    assert jnp.allclose(shifted - value, 4.0, atol=1e-4)
+
+
+def test_what_is_not_normalised_is_no_choice():
+    def paid(mean):
+        bft.cost(bft.draw("x", dist.Normal(mean, 1.0)))
+
+    conditioned = bft.model(chain)(0.0).condition({"x": jnp.float32(0.0)})
+    for distribution, match in ((bft.model(paid)(0.0), "costs"), (conditioned, "conditioned")):
+        program = bft.expectation(
+            lambda _, d=distribution: bft.draw("m", d, with_log_prob=True)[1],
+            estimator=bft.estimators.reparameterize(),
+        )
+        with pytest.raises(ChoiceError, match=match):
+            program.estimate(jax.random.key(0), 0.0)
