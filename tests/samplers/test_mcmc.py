@@ -98,7 +98,7 @@ def test_python_evidence_is_called_once_per_step_for_all_chains():
 
 def test_jit_equals_eager():
     target = Target(LANGUAGE, TOKEN_BY_TOKEN, max_new_tokens=2)
-    for kernel in (SUFFIX, [block_gibbs(1, 2), SUFFIX], particle_gibbs(2, ess_threshold=1)):
+    for kernel in ([block_gibbs(1, 2), SUFFIX], particle_gibbs(2, ess_threshold=1)):
         draws = sample(target, mcmc(kernel, 2, 2), KEY)
         with jax.disable_jit():
             eager = sample(target, mcmc(kernel, 2, 2), KEY)
