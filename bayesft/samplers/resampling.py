@@ -62,11 +62,9 @@ def residual(key: Key, log_weights: Float[Array, " N"]) -> Int[Array, " N"]:
     """
     num_particles = log_weights.shape[0]
     copies, rest = _whole_and_rest(log_weights)
-    upper = cumulative_weights(jnp.log(rest))
-    points = jax.random.uniform(key, (num_particles,), upper.dtype)
-    chosen = jnp.searchsorted(upper, points, side="right")
+    points = jax.random.uniform(key, (num_particles,), rest.dtype)
     drawn = jnp.arange(num_particles) < num_particles - copies.sum()
-    return copies.at[jnp.minimum(chosen, num_particles - 1)].add(drawn.astype(jnp.int32))
+    return copies.at[choose_by_weight(points, jnp.log(rest))].add(drawn.astype(jnp.int32))
 
 
 def ssp(key: Key, log_weights: Float[Array, " N"]) -> Int[Array, " N"]:
