@@ -18,11 +18,12 @@ from bayesft import (
     samplers,
     twists,
 )
-from bayesft._fit import Fitted, fit
+from bayesft._fit import fit
 from bayesft._sample import sample
 from bayesft.base import Prior, Prompt
 from bayesft.diagnostics import certify
 from bayesft.draws import Draws, Status
+from bayesft.fitting.info import Fitted
 from bayesft.priors import empirical, trainable
 from bayesft.program import (
     cond,

@@ -23,6 +23,7 @@ RANKS = {
     "twists": 5,
     "distributions": 5,
     "objectives": 5,
+    "fitting": 5,
     "diagnostics": 6,
     "methods": 6,
     "_sample": 6,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from bayesft._fit import StepInfo
+from bayesft.fitting.info import StepInfo
 
 
 class Reporter:

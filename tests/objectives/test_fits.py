@@ -10,8 +10,8 @@ from samplers.language import HAS_AB, IN_JAX, LANGUAGE, guide
 
 import bayesft as bft
 from bayesft import objectives
-from bayesft._fit import _update
 from bayesft.errors import GuideError, HardConstraintError, ObjectiveError, TargetError
+from bayesft.fitting.update import update
 from bayesft.objectives import generators
 
 OPTIMIZER = optax.adam(optax.cosine_decay_schedule(0.1, 100))
@@ -60,9 +60,9 @@ def test_a_fit_ends_at_the_posterior(name):
 
 def test_equal_settings_do_not_trace_again():
     fit(TARGET, guide(), objectives.log_variance(16), num_steps=1)
-    traced = _update._cache_size()
+    traced = update._cache_size()
     fit(TARGET, guide(), objectives.log_variance(16), num_steps=1)
-    assert _update._cache_size() == traced
+    assert update._cache_size() == traced
     for name in ("iwae", "reweighted_wake_sleep"):
         make = getattr(objectives, name)
         assert make(4) == make(4) != make(5)

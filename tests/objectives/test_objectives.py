@@ -10,7 +10,6 @@ import pytest
 from objectives.table import CASES
 
 import bayesft as bft
-from bayesft._fit import _batches
 from bayesft.base import Horizon
 from bayesft.errors import (
     FitError,
@@ -19,6 +18,7 @@ from bayesft.errors import (
     SamplerError,
     TargetError,
 )
+from bayesft.fitting.order import Order
 from bayesft.objectives import OBJECTIVES
 from bayesft.priors.sequence import BoundGuide, bind
 from bayesft.program import record, replay_value_and_grad
@@ -295,8 +295,9 @@ def test_misuse_is_refused(language, guide, target):
 
 
 def test_no_prompt_stands_twice_in_a_batch_and_none_is_left_out():
-    batches = _batches(5, 3, jax.random.key(0))
-    rows = [next(batches).tolist() for _ in range(10)]
+    order = Order(5, 3, jax.random.key(0))
+    rows = [order.rows(step).tolist() for step in range(10)]
+    assert order.rows(4).tolist() == rows[4]  # whatever was asked before
     assert all(len(set(batch)) == 3 for batch in rows)
     counts = np.bincount(np.concatenate(rows), minlength=5)
     assert counts.max() - counts.min() <= 1

@@ -1,0 +1,56 @@
+"""What `fit` refuses before the first step."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from bayesft.base import Guide, Key, Prompt
+from bayesft.errors import EstimatorError, GuideError, TargetError
+from bayesft.program.context import Requirement
+from bayesft.target import Target
+
+
+@runtime_checkable
+class Observing(Protocol):
+    """An objective that needs draws of the target before it can be evaluated."""
+
+    def observe(self, target: Target, guide: Guide, key: Key) -> Prompt: ...
+
+
+def check_fit(target: Any, guide: Guide, objective: Any) -> None:
+    if not isinstance(guide, Guide):
+        raise GuideError(
+            f"{type(guide).__name__} is not a guide.",
+            cause="a prior was passed, which has no trainable parameters.",
+            remedy="pass bft.trainable(prior) or bft.lm.lora(lm, ...).",
+        )
+    if isinstance(target, Target):
+        theirs, ours = (guide.vocab_size, guide.eos), (target.prior.vocab_size, target.prior.eos)
+        if theirs != ours:
+            raise GuideError(
+                f"The guide has (V, EOS) = {theirs}, the target's prior {ours}.",
+                cause="guide and prior come from different models.",
+                remedy="make the guide from the target's prior, or one with the same tokenizer.",
+            )
+    if isinstance(objective, Observing) and not isinstance(target, Target):
+        raise TargetError(
+            f"{objective} draws from its target, which is data here.",
+            cause="an empirical target, which has completions but no density to sample.",
+            remedy="use bft.objectives.mle on data, or declare a bft.Target.",
+        )
+
+
+def check_claim(require: Requirement | None, steps_per_recording: int) -> None:
+    if require is not None and steps_per_recording > 1:
+        raise EstimatorError(
+            f"Steps 2 to {steps_per_recording} on a recording are biased: parameters have seen the "
+            "draws.",
+            cause=f"steps_per_recording={steps_per_recording} beside require={require!r}.",
+            remedy="use steps_per_recording=1, or leave out require=.",
+        )
+
+
+def check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise TargetError(f"{name}={count} leaves nothing to do.", remedy="use at least 1.")

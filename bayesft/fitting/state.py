@@ -1,0 +1,26 @@
+"""Everything that the next step of `fit` depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+from jaxtyping import Array, Int
+
+from bayesft.base import PyTree
+from bayesft.program.expectation import States
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FitState:
+    """What the next step needs; beside it, only the key and the arguments of `fit`.
+
+    `step` counts the steps taken, `params` and `optimizer` are the guide's parameters and the
+    optimiser's state, `estimators` the states of estimators that keep one.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    optimizer: PyTree
+    estimators: States
