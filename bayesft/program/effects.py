@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -143,11 +143,18 @@ def _choice(
     return value, estimator.log_prob(distribution, value) if scored else jnp.zeros(())
 
 
-def cost(value: Float[Array, "..."] | float, *, along: str | None = None) -> None:
+def cost(
+    value: Float[Array, "..."] | float,
+    *,
+    along: str | None = None,
+    shares: Mapping[str, Array] | None = None,
+) -> None:
     """Add to the program's cost where it stands: later choices are not credited with it.
 
     `along="y"` lines a [T] cost up with the tokens of the sequence choice "y": a token is credited
-    with the costs from its position on (return-to-go).
+    with the costs from its position on (return-to-go). `shares={"z": c}` credits the elements of
+    the choice "z" with those of c, of the shape of its log-prob, in place of the whole cost: right
+    where the rest of the cost does not depend on the element. Other choices are credited as ever.
     """
     scope = require_scope("A cost")
     value = jnp.asarray(value, jnp.float32)
@@ -170,7 +177,8 @@ def cost(value: Float[Array, "..."] | float, *, along: str | None = None) -> Non
             remedy="use its log_density, or score the part of it without costs.",
         )
     scope.context.findings.pays = True
-    scope.add_cost(value, None if along is None else scope.qualified(along))
+    named = {scope.qualified(name): share for name, share in (shares or {}).items()}
+    scope.add_cost(value, None if along is None else scope.qualified(along), shares=named)
 
 
 def stored(compute: Callable[[], PyTree]) -> PyTree:
