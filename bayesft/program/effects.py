@@ -33,6 +33,7 @@ from bayesft.program.scope import (
     current,
     require_scope,
 )
+from bayesft.program.seeded import adopted
 from bayesft.program.subprogram import StochasticDensity, SubProgram
 
 
@@ -46,13 +47,14 @@ def draw(
     """Make the random choice `name`: a value, or (value, log-prob in nats) with `with_log_prob`.
 
     `distribution` has `sample(key)` and `log_prob(value)`: any numpyro distribution, a guide at a
-    prompt. The estimator says how the choice is differentiated; without one, the default of the
+    prompt; those of TensorFlow Probability are taken as well. The estimator says how the choice is differentiated; without one, the default of the
     surrounding `expectation` or `fit` applies. A `bft.model`, `marginal` or `normalize` runs as a
     sub-program: its choices are choices of this program, with `name/` before their names, and the
     estimator is their default. Raises ChoiceError for a duplicate name or a choice inside raw
     control flow, EstimatorError where the estimator does not apply.
     """
     scope = require_scope(f"The choice {name!r}")
+    distribution = adopted(distribution)
     if scope.frame.given is not None:
         value = scope.frame.take(name)
         log_prob = estimate_log_prob(name, distribution, value, estimator)
@@ -82,7 +84,7 @@ def estimate_log_prob(
         with _subprogram(scope, name, distribution, estimator):
             return distribution.assess(value)
     scope.reserve(name, f"The log-prob {scope.qualified(name)!r}")
-    return jnp.sum(_log_prob(distribution, value))
+    return jnp.sum(_log_prob(adopted(distribution), value))
 
 
 @contextlib.contextmanager
