@@ -47,11 +47,12 @@ def draw(
     """Make the random choice `name`: a value, or (value, log-prob in nats) with `with_log_prob`.
 
     `distribution` has `sample(key)` and `log_prob(value)`: any numpyro distribution, a guide at a
-    prompt; those of TensorFlow Probability are taken as well. The estimator says how the choice is differentiated; without one, the default of the
-    surrounding `expectation` or `fit` applies. A `bft.model`, `marginal` or `normalize` runs as a
-    sub-program: its choices are choices of this program, with `name/` before their names, and the
-    estimator is their default. Raises ChoiceError for a duplicate name or a choice inside raw
-    control flow, EstimatorError where the estimator does not apply.
+    prompt; those of TensorFlow Probability are taken as well. The estimator says how the choice is
+    differentiated; without one, the default of the surrounding `expectation` or `fit` applies. A
+    `bft.model`, `marginal` or `normalize` runs as a sub-program: its choices are choices of this
+    program, with `name/` before their names, and the estimator is their default. Raises ChoiceError
+    for a duplicate name or a choice inside raw control flow, EstimatorError where the estimator
+    does not apply.
     """
     scope = require_scope(f"The choice {name!r}")
     distribution = adopted(distribution)

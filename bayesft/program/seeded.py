@@ -19,9 +19,7 @@ def adopted(distribution: Any) -> Any:
 
     Raises ChoiceError for one that was made for another backend than JAX.
     """
-    if hasattr(distribution, "has_rsample") or not hasattr(
-        distribution, "reparameterization_type"
-    ):
+    if hasattr(distribution, "has_rsample") or not hasattr(distribution, "reparameterization_type"):
         return distribution
     kind = type(distribution)
     if ".substrates.jax." not in " ".join(base.__module__ for base in kind.__mro__):
