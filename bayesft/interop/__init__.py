@@ -6,9 +6,9 @@ named after its library, imports it on use, and names the extra that is missing.
 
 | module | from the library | to the library |
 |---|---|---|
-| `numpyro` | a model and a guide are a `program`; `infer={"estimator": ...}` on a site | an objective is the `loss` of `numpyro.infer.SVI` |
-| `genjax` | a generative function is a `choice` or a `prior` | a prior is a `distribution` |
-| `tfp` | distributions in `bft.draw`, also as a `distribution`; bijectors as a `transform` | |
+| `numpyro` | model and guide: `program`, `parameters` | an objective: `loss` for its SVI |
+| `genjax` | a generative function: `choice`, `prior` | a prior: `distribution` |
+| `tfp` | a bijector: `transform`; a `distribution`, which `bft.draw` takes as it is | |
 
 Draws leave for ArviZ by `Draws.to_arviz`.
 
@@ -17,7 +17,7 @@ with a planted bug: values and gradients of a program agree with the exact evide
 under every estimator, in plates and with subsampled rows, and so does what SVI differentiates;
 log-probs agree with `assess` and sampling frequencies with log-probs in both directions; log
 determinants agree with the Jacobian.
-"""  # noqa: E501
+"""
 
 import importlib
 from typing import TYPE_CHECKING
