@@ -39,10 +39,10 @@ from bayesft.program import (
 from bayesft.target import Target
 
 if TYPE_CHECKING:
-    from bayesft import io, lm, testing
+    from bayesft import interop, io, lm, testing
 
 __version__ = "0.1.0"
-_LAZY = ("io", "lm", "testing")
+_LAZY = ("interop", "io", "lm", "testing")
 
 
 def __getattr__(name: str):
@@ -74,6 +74,7 @@ __all__ = [
     "evidence",
     "expectation",
     "fit",
+    "interop",
     "io",
     "lm",
     "log_mean_exp",

@@ -72,3 +72,7 @@ class WeightWarning(UserWarning):
 
 class DiagnosticError(BayesftError, ValueError):
     """A diagnostic was given numbers or draws that cannot be what it asks for."""
+
+
+class InteropError(BayesftError, ValueError):
+    """Something of another library has no counterpart here, or the library is missing."""

@@ -19,12 +19,16 @@ class Reparameterize(PathwiseEstimator):
 
     def sample(self, name: str, distribution: Any, key: Key) -> PyTree:
         if not getattr(distribution, "has_rsample", False):
+            circular = type(distribution).__name__ == "VonMises"  # numpyro's; TFP's has one
             raise EstimatorError(
                 f"The choice {name!r} from {type(distribution).__name__} has no reparameterised "
                 "sample.",
                 cause="a discrete distribution, or one whose sampler is not differentiable; its "
                 "gradient would be 0 without a word.",
-                remedy="use score_function, leave_one_out, measure_valued, or enumerate where its "
+                remedy="draw from tfp.distributions.VonMises, whose sample is differentiated "
+                "implicitly (pip install 'bayesft[tfp]'), or use score_function or leave_one_out."
+                if circular
+                else "use score_function, leave_one_out, measure_valued, or enumerate where its "
                 "support is finite.",
             )
         return distribution.sample(key)
@@ -33,7 +37,8 @@ class Reparameterize(PathwiseEstimator):
 def reparameterize() -> Reparameterize:
     """Differentiate through the sample itself (Kingma & Welling 2014, Rezende et al. 2014).
 
-    For numpyro distributions with `has_rsample`; for Gamma, Beta, Dirichlet and StudentT the sample
-    is differentiated implicitly (Figurnov et al. 2018). EstimatorError for others.
+    For numpyro distributions with `has_rsample` and those of TFP that are fully reparameterised;
+    for Gamma, Beta, Dirichlet and StudentT, and for TFP's VonMises, the sample is differentiated
+    implicitly (Figurnov et al. 2018). EstimatorError for others.
     """
     return Reparameterize()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -33,6 +33,7 @@ from bayesft.program.scope import (
     current,
     require_scope,
 )
+from bayesft.program.seeded import adopted
 from bayesft.program.subprogram import StochasticDensity, SubProgram
 
 
@@ -46,13 +47,15 @@ def draw(
     """Make the random choice `name`: a value, or (value, log-prob in nats) with `with_log_prob`.
 
     `distribution` has `sample(key)` and `log_prob(value)`: any numpyro distribution, a guide at a
-    prompt. The estimator says how the choice is differentiated; without one, the default of the
-    surrounding `expectation` or `fit` applies. A `bft.model`, `marginal` or `normalize` runs as a
-    sub-program: its choices are choices of this program, with `name/` before their names, and the
-    estimator is their default. Raises ChoiceError for a duplicate name or a choice inside raw
-    control flow, EstimatorError where the estimator does not apply.
+    prompt; those of TensorFlow Probability are taken as well. The estimator says how the choice is
+    differentiated; without one, the default of the surrounding `expectation` or `fit` applies. A
+    `bft.model`, `marginal` or `normalize` runs as a sub-program: its choices are choices of this
+    program, with `name/` before their names, and the estimator is their default. Raises ChoiceError
+    for a duplicate name or a choice inside raw control flow, EstimatorError where the estimator
+    does not apply.
     """
     scope = require_scope(f"The choice {name!r}")
+    distribution = adopted(distribution)
     if scope.frame.given is not None:
         value = scope.frame.take(name)
         log_prob = estimate_log_prob(name, distribution, value, estimator)
@@ -82,7 +85,7 @@ def estimate_log_prob(
         with _subprogram(scope, name, distribution, estimator):
             return distribution.assess(value)
     scope.reserve(name, f"The log-prob {scope.qualified(name)!r}")
-    return jnp.sum(_log_prob(distribution, value))
+    return jnp.sum(_log_prob(adopted(distribution), value))
 
 
 @contextlib.contextmanager
@@ -143,11 +146,18 @@ def _choice(
     return value, estimator.log_prob(distribution, value) if scored else jnp.zeros(())
 
 
-def cost(value: Float[Array, "..."] | float, *, along: str | None = None) -> None:
+def cost(
+    value: Float[Array, "..."] | float,
+    *,
+    along: str | None = None,
+    shares: Mapping[str, Array] | None = None,
+) -> None:
     """Add to the program's cost where it stands: later choices are not credited with it.
 
     `along="y"` lines a [T] cost up with the tokens of the sequence choice "y": a token is credited
-    with the costs from its position on (return-to-go).
+    with the costs from its position on (return-to-go). `shares={"z": c}` credits the elements of
+    the choice "z" with those of c, of the shape of its log-prob, in place of the whole cost: right
+    where the rest of the cost does not depend on the element. Other choices are credited as ever.
     """
     scope = require_scope("A cost")
     value = jnp.asarray(value, jnp.float32)
@@ -170,7 +180,8 @@ def cost(value: Float[Array, "..."] | float, *, along: str | None = None) -> Non
             remedy="use its log_density, or score the part of it without costs.",
         )
     scope.context.findings.pays = True
-    scope.add_cost(value, None if along is None else scope.qualified(along))
+    named = {scope.qualified(name): share for name, share in (shares or {}).items()}
+    scope.add_cost(value, None if along is None else scope.qualified(along), shares=named)
 
 
 def stored(compute: Callable[[], PyTree]) -> PyTree:

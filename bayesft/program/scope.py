@@ -122,7 +122,7 @@ class Scope:
         self.fixed = fixed
         self.frame = frame
         self.record: dict[str, Any] = {}
-        self._costs: list[tuple[int, Array, str | None]] = []
+        self._costs: list[tuple[int, Array, str | None, Mapping[str, Array]]] = []
         self._terms: list[tuple[int, str, ScoreTerm]] = []
         self._names: dict[str, str] = {}
         self._hashes: dict[int, str] = {}
@@ -187,8 +187,14 @@ class Scope:
         self._order += 1
         return self._order
 
-    def add_cost(self, value: Array, along: str | None = None, order: int | None = None) -> None:
-        self._costs.append((order or self.next_order(), value, along))
+    def add_cost(
+        self,
+        value: Array,
+        along: str | None = None,
+        order: int | None = None,
+        shares: Mapping[str, Array] | None = None,
+    ) -> None:
+        self._costs.append((order or self.next_order(), value, along, shares or {}))
 
     def add_term(self, name: str, term: ScoreTerm, order: int | None = None) -> None:
         self._terms.append((order or self.next_order(), name, term))
@@ -199,7 +205,7 @@ class Scope:
         A cost along a sequence choice credits each of its tokens with the costs from it on.
         """
         names = {name for _, name, _ in self._terms}
-        for _, _, along in self._costs:
+        for _, _, along, _ in self._costs:
             if along is not None and along not in names:
                 raise ChoiceError(
                     f"A cost lines up with {along!r}, which is no score-type choice before it in "
@@ -208,13 +214,15 @@ class Scope:
                     remedy="name a sequence choice of this scope in bft.cost(..., along=...).",
                 )
         total = jnp.asarray(returned, jnp.float32)
-        total += sum((cost.sum() for _, cost, _ in self._costs), jnp.zeros(()))
+        total += sum((cost.sum() for _, cost, *_ in self._costs), jnp.zeros(()))
         terms = {}
         for order, name, term in self._terms:
             later = jnp.asarray(returned, jnp.float32)
-            along_this = jnp.zeros(())
-            for at, cost, along in self._costs:
-                if along == name:
+            along_this = jnp.zeros(term.log_prob.shape)
+            for at, cost, along, shares in self._costs:
+                if name in shares:
+                    along_this += shares[name]
+                elif along == name:
                     if cost.shape != term.log_prob.shape:
                         raise ChoiceError(
                             f"A cost of shape {cost.shape} lines up with {name!r}, whose log-probs "
