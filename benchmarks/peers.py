@@ -20,7 +20,7 @@ import numpy as np
 
 TORCH = ("torch==2.13.0",)  # first and by version, so that the CPU build is taken
 PACKAGES = {
-    "trl": (TORCH, ("trl==1.16.*",)),
+    "trl": (TORCH, ("trl==1.16.*", "peft==0.21.2")),
     "smc": (TORCH, ("genlm-control==0.4.1", "llamppl==0.2.3")),
 }
 THREADS = os.cpu_count() or 1
@@ -102,6 +102,6 @@ def in_turns(*works: Callable[[], Any], rounds: int = 7) -> tuple[Any, ...]:
 
 
 def report(name: str, **numbers: float | str) -> None:
-    """Print one result as a line of JSON."""
-    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in numbers.items()}
+    """Print one result as a line of JSON, to four digits."""
+    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in numbers.items()}
     print(json.dumps({"benchmark": name, **rounded}), flush=True)
