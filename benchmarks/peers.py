@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -44,16 +45,18 @@ def environment(kind: str) -> Path:
 
 
 class Peer:
-    """A running peer; `ask()` has it do its work once."""
+    """A running peer; `ask()` has it do its work once. With `kind=None` it is our own side, in a
+    process of its own and in this environment."""
 
-    def __init__(self, script: str, *arguments: str, kind: str = "trl"):
+    def __init__(self, script: str, *arguments: str, kind: str | None = "trl"):
         path = Path(__file__).with_name(script)
+        own = {"OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": ""} if kind else {}
         self._process = subprocess.Popen(
-            [environment(kind), path, *arguments],
+            [environment(kind) if kind else sys.executable, path, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": ""},
+            env={**os.environ, **own},
         )
         self._read()
 
