@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ import numpy as np
 
 TORCH = ("torch==2.13.0",)  # first and by version, so that the CPU build is taken
 PACKAGES = {
-    "trl": (TORCH, ("trl==1.16.*",)),
+    "trl": (TORCH, ("trl==1.16.*", "peft==0.21.2")),
     "smc": (TORCH, ("genlm-control==0.4.1", "llamppl==0.2.3")),
 }
 THREADS = os.cpu_count() or 1
@@ -44,16 +45,18 @@ def environment(kind: str) -> Path:
 
 
 class Peer:
-    """A running peer; `ask()` has it do its work once."""
+    """A running peer; `ask()` has it do its work once. With `kind=None` it is our own side, in a
+    process of its own and in this environment."""
 
-    def __init__(self, script: str, *arguments: str, kind: str = "trl"):
+    def __init__(self, script: str, *arguments: str, kind: str | None = "trl"):
         path = Path(__file__).with_name(script)
+        own = {"OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": ""} if kind else {}
         self._process = subprocess.Popen(
-            [environment(kind), path, *arguments],
+            [environment(kind) if kind else sys.executable, path, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": ""},
+            env={**os.environ, **own},
         )
         self._read()
 
@@ -102,6 +105,6 @@ def in_turns(*works: Callable[[], Any], rounds: int = 7) -> tuple[Any, ...]:
 
 
 def report(name: str, **numbers: float | str) -> None:
-    """Print one result as a line of JSON."""
-    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in numbers.items()}
+    """Print one result as a line of JSON, to four digits."""
+    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in numbers.items()}
     print(json.dumps({"benchmark": name, **rounded}), flush=True)

@@ -1,55 +1,55 @@
-"""A gradient step of maximum likelihood beside TRL's SFT step on torch, on the same weights."""
+"""Training steps beside TRL's on torch, on the same weights: seconds, and peak memory of a process.
+
+`training.py sft` measures one kind alone. Each side runs in a process of its own, in turns.
+"""
 
 from __future__ import annotations
 
-import statistics
+import sys
 
-import jax
-import numpy as np
-import optax
 from models import SMALL, saved_model
 from peers import Peer, in_turns, report
 
-import bayesft as bft
+ASKED = {"sft": 0.95, "dpo": 0.85, "grpo": 0.7}
+ASKED_MEMORY = 0.7
+NAMES = {
+    "sft": "gradient step, 16 x 128 tokens",
+    "dpo": "preference step, 16 pairs x 128 tokens, frozen reference",
+    "grpo": "group step, 8 prompts x 8 samples x 64 tokens, Python reward",
+}
 
-ROWS, LENGTH, STEPS = 16, 128, 10
 
-
-def main() -> None:
-    with saved_model(SMALL) as (lm, folder):
-        ids = np.random.default_rng(0).integers(4, SMALL["vocab_size"], (ROWS * STEPS, LENGTH))
-        # The first token is the prompt, as TRL scores all tokens but the first.
-        data = bft.empirical(
-            [row[1:].tolist() for row in ids],
-            prompts=[row[:1].tolist() for row in ids],
-            max_new_tokens=LENGTH - 1,
-        )
-        guide = bft.trainable(lm)
-
-        def ours() -> float:
-            fitted = bft.fit(
-                data,
-                guide,
-                objective=bft.objectives.mle,
-                optimizer=OPTIMIZER,
-                num_steps=STEPS,
-                prompts_per_step=ROWS,
-                key=jax.random.key(0),
-            )
-            return statistics.median(info.seconds for info in fitted.history[2:])
-
-        with Peer("peer_sft.py", folder, str(ROWS), str(LENGTH)) as peer:
-            mine, theirs = in_turns(ours, lambda: peer.ask()["seconds"], rounds=3)
+def main(kinds: list[str]) -> None:
+    for kind in kinds:
+        with saved_model(SMALL) as (_, folder):
+            peers = {"trl": kind} | ({"trl_kl": "grpo_kl"} if kind == "grpo" else {})
+            started = [Peer("peer_trl.py", peer, folder) for peer in peers.values()]
+            try:
+                with Peer("steps.py", kind, folder, kind=None) as ours:
+                    sides = [lambda side=side: _answer(side) for side in (ours, *started)]
+                    found = in_turns(*sides, rounds=3)
+            finally:
+                for peer in started:
+                    peer.__exit__()
+        (mine, my_peak), (theirs, their_peak), *more = found
         report(
-            f"gradient step {ROWS} x {LENGTH} tokens, 4 layers, D 256",
-            bayesft_seconds=mine,
-            trl_seconds=theirs,
-            ratio=mine / theirs,
-            asked_at_most=1.0,
+            f"{NAMES[kind]}, 4 layers, D 256, V 1024",
+            bayesft_seconds=float(mine),
+            trl_seconds=float(theirs),
+            ratio=float(mine / theirs),
+            asked_at_most=ASKED[kind],
+            bayesft_peak_mib=float(my_peak),
+            trl_peak_mib=float(their_peak),
+            memory_ratio=float(my_peak / their_peak),
+            asked_memory_at_most=ASKED_MEMORY,
+            **{"trl_seconds_with_kl": float(side[0]) for side in more},
         )
 
 
-OPTIMIZER = optax.adamw(1e-4)  # one object: a new one for every fit would compile anew
+def _answer(side: Peer) -> tuple[float, float]:
+    answer = side.ask()
+    return answer["seconds"], answer["peak_mib"]
+
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or list(NAMES))

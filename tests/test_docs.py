@@ -18,6 +18,7 @@ PAGES = {
 }
 PAGE = PAGES["samplers"]
 ESTIMATORS = (REPOSITORY / "docs" / "estimators.md").read_text(encoding="utf-8")
+MODULES = (REPOSITORY / "docs" / "modules.md").read_text(encoding="utf-8")
 NO_SAMPLERS = {"SAMPLERS", "resampling", "quasi_rejection_diagnostics"}
 
 
@@ -81,9 +82,10 @@ def test_every_estimator_has_a_row_with_its_claim():
         assert row.split("|")[2].strip().startswith(estimator.claim.kind), name
 
 
-def test_the_code_of_the_estimators_page_runs():
-    names: dict[str, object] = {}
-    blocks = re.findall(r"```python\n(.*?)```", ESTIMATORS, re.DOTALL)
-    assert len(blocks) == 2
+@pytest.mark.parametrize(("page", "count"), [(ESTIMATORS, 2), (MODULES, 2)])
+def test_the_code_of_the_page_runs(page: str, count: int):
+    names: dict[str, object] = {"__name__": "page"}
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == count
     for block in blocks:
         exec(block, names)  # each uses what the ones before it have defined

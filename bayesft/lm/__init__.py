@@ -7,7 +7,7 @@ give guides: `params` are the trainable arrays alone, in float32 or wider whatev
 computes in, and the base weights of a LoRA guide are the language model's own.
 `guide.with_remat(policy)` trades time for memory. `load_adapter(lm, path)` reads a PEFT adapter,
 `initialise(config, key)` starts from random weights, and `save(path)` of each writes a folder that
-bayesft, transformers and PEFT read.
+bayesft, transformers and PEFT read. `from_module` takes a user's own Flax module (`modules`).
 
 One forward pass (`decoder`) serves every use; what differs is the *context* that attention sees:
 the tokens alone, a prompt before them, or a cache that one token at a time is written into. The
@@ -26,11 +26,15 @@ gradient. A LoRA guide starts equal to its prior.
 from bayesft.lm.language_model import FullGuide, LanguageModel
 from bayesft.lm.loading import initialise, load, load_adapter
 from bayesft.lm.lora import LoraGuide, lora
+from bayesft.lm.modules.prior import ModuleGuide, ModulePrior, from_module
 
 __all__ = [
     "FullGuide",
     "LanguageModel",
     "LoraGuide",
+    "ModuleGuide",
+    "ModulePrior",
+    "from_module",
     "initialise",
     "load",
     "load_adapter",

@@ -29,6 +29,10 @@ class Card:
     eos: tuple[int, ...]
     bos: int | None
 
+    @property
+    def vocab_size(self) -> int:
+        return self.architecture.vocab_size
+
     @functools.cached_property
     def digest(self) -> str:
         """Hash of everything that the card says."""

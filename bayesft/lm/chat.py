@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jinja2
@@ -27,11 +27,14 @@ def render_chat(
 ) -> str:
     """The text of a conversation up to where the assistant answers.
 
-    Raises PromptError where the template refuses the messages.
+    Equal to transformers' `apply_chat_template(messages, add_generation_prompt=True)`. Keys whose
+    value is None are left out, as there. Raises PromptError where the template refuses the
+    messages, and for messages that are more than JSON.
     """
+    plain = _plain(messages)
     try:
         return _compile(template).render(
-            messages=[dict(message) for message in messages],
+            messages=plain,
             add_generation_prompt=True,
             tools=None,
             documents=None,
@@ -45,14 +48,46 @@ def render_chat(
         ) from error
 
 
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Keys of what a model thought before it answered; templates read the first, gpt-oss the second."""
+
+
+def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages of JSON's types alone: objects have methods, which a template could call."""
+    try:
+        plain = json.loads(json.dumps([dict(message) for message in messages]))
+    except (TypeError, ValueError) as error:
+        raise PromptError(
+            f"The chat messages are not plain data: {error}.",
+            cause="an image, an array or another object among the keys of a message",
+            remedy="give text, numbers, lists and dicts alone",
+        ) from error
+    found = []
+    for message in plain:
+        message = {key: value for key, value in message.items() if value is not None}
+        thought = next((message[key] for key in _REASONING if key in message), None)
+        if thought is not None:
+            message = {"thinking": thought} | message | {"reasoning_content": thought}
+        found.append(message)
+    return found
+
+
 class _Generation(jinja2.ext.Extension):
-    """{% generation %} … {% endgeneration %} marks what the assistant said; it adds no text."""
+    """{% generation %} … {% endgeneration %} marks what the assistant said; it adds no text.
+
+    It is a scope, as in transformers: variables set in it end with it.
+    """
 
     tags: ClassVar[set[str]] = {"generation"}
 
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = self.call_method("_written")
+        return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _written(self, caller: Callable[[], str]) -> str:
+        return caller()
 
 
 @functools.lru_cache(maxsize=16)

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,42 +15,30 @@ from flax import nnx
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from bayesft.base import Guide, Horizon, Prior, Prompt, PyTree
+from bayesft.base import Guide, Horizon, Prompt, PyTree
 from bayesft.errors import PromptError
-from bayesft.lm import engine, prompts
+from bayesft.lm import engine
 from bayesft.lm.card import Card
 from bayesft.lm.contexts import AfterPrompt, Alone
 from bayesft.lm.decoder import Decoder, RematPolicy, structure
 from bayesft.lm.engine import DecodeState
 from bayesft.lm.log_probs import log_probs_of
 from bayesft.lm.saving import save_model
+from bayesft.lm.text_prior import TextPrior
 
 
-class DecoderPrior(Prior):
+class DecoderPrior(TextPrior):
     """A prior whose next-token logits come from a decoder; subclasses say where its arrays are."""
 
-    card: Card
+    card: Card  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @abc.abstractmethod
     def decoder(self) -> Decoder:
         """The decoder with its arrays in place."""
 
     @property
-    def vocab_size(self) -> int:
-        return self.card.architecture.vocab_size
-
-    @property
-    def eos(self) -> tuple[int, ...]:
-        return self.card.eos
-
-    @property
     def max_length(self) -> int:
         return self.card.architecture.max_positions
-
-    @property
-    def name(self) -> str:
-        """The model folder's name."""
-        return self.card.name
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -141,35 +129,6 @@ class DecoderPrior(Prior):
             tokens[None, None, :-1], positions[None, None], AfterPrompt(prompt)
         )
         return jnp.concatenate([hidden, after[0, 0]])
-
-    def encode(self, prompt: str | Sequence[Any]) -> list[int]:
-        """Token ids of a text, of chat messages ({"role": …, "content": …}), or as given.
-
-        A text gets the special tokens that the tokenizer adds (BOS), and an empty one is BOS
-        alone. Raises PromptError where there is no tokenizer, no chat template, no BOS for an
-        empty prompt, or an id outside the vocabulary.
-        """
-        return prompts.encode(prompt, self.card)
-
-    def encode_completion(self, text: str) -> list[int]:
-        """Token ids that continue a prompt by exactly this text: no BOS, no space put in front."""
-        return prompts.encode_completion(text, self.card)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Text of token ids without special tokens.
-
-        Ids that do not begin with BOS continue a text, so a space in front is kept. Without a
-        tokenizer the ids are written as numbers.
-        """
-        return prompts.decode(tokens, self.card)
-
-    def token_bytes(self) -> Sequence[bytes | None]:
-        """What each token writes in a completion, in UTF-8 bytes; None for special tokens.
-
-        Ids beyond the tokenizer's, which pad some models' vocabularies, are None as well. Raises
-        PromptError without a tokenizer, or where the text of a token depends on its neighbours.
-        """
-        return prompts.token_bytes(self.card)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["weights"], meta_fields=["card"])

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from bayesft.errors import PromptError
-from bayesft.lm.card import Card
 from bayesft.lm.tokenizer import Tokenizer
 
 
-def encode(prompt: str | Sequence[Any], card: Card) -> list[int]:
+class Vocabulary(Protocol):
+    """What text needs to know of a model."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tokenizer(self) -> Tokenizer | None: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def eos(self) -> tuple[int, ...]: ...
+    @property
+    def bos(self) -> int | None: ...
+
+
+def encode(prompt: str | Sequence[Any], card: Vocabulary) -> list[int]:
     """Token ids of a text, of chat messages, or of ids; raises PromptError for anything else."""
     if isinstance(prompt, str):
         ids = _tokenizer(card).encode(prompt) if prompt else []
@@ -33,23 +47,22 @@ def encode(prompt: str | Sequence[Any], card: Card) -> list[int]:
                 remedy="give at least one token",
             )
         ids = [card.bos]
-    outside = [i for i in ids if not 0 <= i < card.architecture.vocab_size]
+    outside = [i for i in ids if not 0 <= i < card.vocab_size]
     if outside:
         raise PromptError(
-            f"The prompt has token {outside[0]}, outside the vocabulary of "
-            f"{card.architecture.vocab_size}.",
+            f"The prompt has token {outside[0]}, outside the vocabulary of {card.vocab_size}.",
             cause="the tokenizer or the ids belong to another model",
             remedy="use the tokenizer of this model",
         )
     return ids
 
 
-def encode_completion(text: str, card: Card) -> list[int]:
+def encode_completion(text: str, card: Vocabulary) -> list[int]:
     """Token ids that continue a prompt by this text."""
     return _tokenizer(card).encode_continuation(text)
 
 
-def decode(tokens: Sequence[int], card: Card) -> str:
+def decode(tokens: Sequence[int], card: Vocabulary) -> str:
     """Text of ids, EOS and other special tokens left out."""
     ids = [int(token) for token in tokens]
     continues = not ids or ids[0] != card.bos
@@ -59,20 +72,20 @@ def decode(tokens: Sequence[int], card: Card) -> str:
     return card.tokenizer.decode(kept, continues=continues)
 
 
-def token_bytes(card: Card) -> list[bytes | None]:
+def token_bytes(card: Vocabulary) -> list[bytes | None]:
     """What each id of the model's vocabulary writes; None for EOS and other special tokens."""
     if card.tokenizer is None:
         raise PromptError(
             f"{card.name} was loaded without a tokenizer, so its tokens write nothing.",
             remedy="load a folder with tokenizer.json: evidence on text needs it",
         )
-    size = card.architecture.vocab_size
+    size = card.vocab_size
     found = [*card.tokenizer.token_bytes()[:size]]
     found += [None] * (size - len(found))
     return [None if token in card.eos else text for token, text in enumerate(found)]
 
 
-def _encode_chat(messages: Sequence[Mapping[str, Any]], card: Card) -> list[int]:
+def _encode_chat(messages: Sequence[Mapping[str, Any]], card: Vocabulary) -> list[int]:
     tokenizer = _tokenizer(card)
     if tokenizer.chat_template is None:
         raise PromptError(
@@ -92,7 +105,7 @@ def _encode_chat(messages: Sequence[Mapping[str, Any]], card: Card) -> list[int]
     return tokenizer.encode_plain(text)
 
 
-def _tokenizer(card: Card) -> Tokenizer:
+def _tokenizer(card: Vocabulary) -> Tokenizer:
     if card.tokenizer is None:
         raise PromptError(
             f"The prompt is text, but {card.name} was loaded without a tokenizer.",

@@ -118,6 +118,9 @@ def test_mistakes_are_named(tiny, guide):
         bayesft.lm.lora(tiny, rank=0, key=key)
     with pytest.raises(GuideError, match=r"(?s)'c_attn'.*self_attn\.q_proj"):
         bayesft.lm.lora(tiny, key=key, target_modules=["c_attn"])
+    for outside in ("lm_head", "embed_tokens", "norm"):
+        with pytest.raises(GuideError, match=f"no module '{outside}' to adapt"):
+            bayesft.lm.lora(tiny, key=key, target_modules=["q_proj", outside])
     with pytest.raises(GuideError, match="no module of the names given"):
         bayesft.lm.lora(tiny, key=key, target_modules=[])
     with pytest.raises(GuideError, match="no module"):

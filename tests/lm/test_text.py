@@ -8,6 +8,7 @@ import pytest
 
 import bayesft.lm
 from bayesft.errors import PromptError
+from bayesft.lm.chat import render_chat
 
 TEXTS = ("Once upon a time", "  two  spaces\nand a line", "café ☃", "<s>already begun", "")
 
@@ -133,6 +134,87 @@ def test_templates_cannot_leave_the_sandbox(folder: Path, attack: str):
     (folder / "chat_template.jinja").write_text(attack)
     with pytest.raises(PromptError, match="chat template"):
         bayesft.lm.load(folder).encode(CHAT)
+
+
+CHATML = (
+    "{%- for message in messages %}\n"
+    "    {{- '<|im_start|>' + message['role'] + '\\n' }}\n"
+    "    {%- if message.reasoning_content %}{{- message.reasoning_content | trim }}{% endif %}\n"
+    "    {%- if message.content is string %}{{- message.content }}\n"
+    "    {%- else %}{%- for part in message.content %}{{- part.text }}{%- endfor %}{%- endif %}\n"
+    "    {%- for call in message.tool_calls or [] %}{{- call.function | tojson }}{%- endfor %}\n"
+    "    {{- '<|im_end|>\\n' }}\n"
+    "{%- endfor %}\n"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}\n"
+)
+INSTRUCT = (
+    "{% set ns = namespace(system='') %}\n"
+    "{% if messages[0]['role'] == 'system' %}\n"
+    "    {% set ns.system = '<<SYS>>\\n' + messages[0]['content'] | trim + '\\n<</SYS>>\\n\\n' %}\n"
+    "    {% set turns = messages[1:] %}\n"
+    "{% else %}{% set turns = messages %}{% endif %}\n"
+    "{% for message in turns %}\n"
+    "    {% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\n"
+    "        {{ raise_exception('roles must alternate') }}\n"
+    "    {% endif %}\n"
+    "    {% if message['role'] == 'user' %}\n"
+    "{{ bos_token + '[INST] ' }}{{ ns.system if loop.first else '' }}"
+    "{{ message.content + ' [/INST]' }}\n"
+    "    {% else %}\n"
+    "{% generation %}{% set said = message.content %}{{ ' ' + said | trim }}{% endgeneration %}\n"
+    "{{ said is defined }}{{ eos_token }}\n"
+    "    {% endif %}\n"
+    "    {% if loop.index0 > 8 %}{% break %}{% endif %}\n"
+    "{% endfor %}\n"
+)
+TURNS = [
+    {"role": "user", "content": "  a <b> & 'c' "},
+    {"role": "assistant", "content": "é ☃\n", "tool_calls": None},
+    {"role": "user", "content": "d"},
+]
+SYSTEM = [{"role": "system", "content": " e\n"}]
+ANSWER = {"role": "assistant", "content": [{"type": "text", "text": "f"}], "thinking": " g "}
+CALL = {"function": {"name": "h", "arguments": {"é": "<i>"}}}
+
+
+@pytest.mark.parametrize(
+    ("template", "messages"),
+    [
+        (CHATML, TURNS),
+        (CHATML, SYSTEM + TURNS),
+        (CHATML, [*TURNS, ANSWER]),
+        (CHATML, [*TURNS, ANSWER | {"content": "", "tool_calls": [CALL]}, *TURNS]),
+        (INSTRUCT, TURNS),
+        (INSTRUCT, SYSTEM + TURNS),
+        (INSTRUCT, TURNS + TURNS),
+    ],
+)
+def test_conversations_are_those_of_transformers(folder: Path, template: str, messages):
+    transformers = pytest.importorskip("transformers")
+    (folder / "chat_template.jinja").write_text(template)
+    lm = bayesft.lm.load(folder)
+    reference = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+
+    def rendered(render):
+        try:
+            return render()
+        except Exception as error:
+            return "alternate" in str(error)
+
+    special = lm.card.tokenizer.special_tokens
+    ours = rendered(lambda: render_chat(messages, template, special))
+    theirs = rendered(
+        lambda: reference.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    )
+    assert ours == theirs
+    if isinstance(ours, str):
+        ids = reference.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+        assert lm.encode(messages) == ids
+
+
+def test_messages_that_are_more_than_data_are_refused(chat):
+    with pytest.raises(PromptError, match="not plain data"):
+        chat.encode([{"role": "user", "content": "a", "image": object()}])
 
 
 def test_logits_refuse_foreign_ids_and_rows_beyond_the_context(assets):

@@ -96,6 +96,32 @@ def test_a_planted_bug_is_caught(recorded, at_once):
     assert relative_distance(gradient, at_once[1]) > 1e-2
 
 
+def buffers_as_large_as(lm) -> set[int]:
+    """The buffers in memory that have the shape of one of the model's matrices."""
+    shapes = {leaf.shape for leaf in jax.tree.leaves(lm.weights) if leaf.ndim == 2}
+    return {a.unsafe_buffer_pointer() for a in jax.live_arrays() if a.shape in shapes}
+
+
+def test_the_reference_model_is_the_base_of_a_guide_without_a_second_copy(recorded):
+    guide, target, _ = recorded
+    seen, before = [], buffers_as_large_as(target.prior)
+    fitted = bft.fit(
+        target,
+        guide,
+        objective=bft.objectives.reverse_kl,
+        estimator=bft.estimators.leave_one_out(num_samples=2),
+        optimizer=optax.adam(1e-3),
+        num_steps=2,
+        callbacks=[lambda info: seen.append(buffers_as_large_as(target.prior) - before)],
+        key=jax.random.key(0),
+    ).guide
+    assert seen == [set(), set()]
+    weights = zip(*(jax.tree.leaves(m.weights) for m in (fitted, target.prior)), strict=True)
+    assert all(ours is theirs for ours, theirs in weights)
+    merged = fitted.merge()
+    assert buffers_as_large_as(merged) - before  # the planted bug: a copy would be seen
+
+
 # ---- Rematerialisation --------------------------------------------------------------------------
 
 
