@@ -286,6 +286,15 @@ class Target:
         total = effects.stored(
             lambda: self.log_prior(tokens, x) + self.log_device_evidence(tokens, x)
         )
+        return self._with_host_evidence(total, tokens, x)
+
+    def log_evidence(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, ""]:
+        """log φ(y, x) alone, in nats; inside a program like `log_density`."""
+        tokens = pad_after_end(tokens, self.prior.eos)
+        total = effects.stored(lambda: self.log_device_evidence(tokens, x))
+        return self._with_host_evidence(total, tokens, x)
+
+    def _with_host_evidence(self, total: Array, tokens: Array, x: Prompt) -> Float[Array, ""]:
         if not self.host_terms:
             return total
         lengths = sequence_lengths(tokens, self.prior.eos)

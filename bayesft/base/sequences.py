@@ -35,12 +35,17 @@ class Prompt:
     Tokens are padded on the right to a bucketed length S; `length` counts the real ones.
     The id depends on the prompt's content alone, and keys fold it in, so a prompt in a batch draws
     what the same prompt alone would draw.
+
+    `soft` holds embeddings that a decoder reads before the tokens, as if they were rows of its
+    table (a soft prompt, Lester et al. 2021); they take S of its context, and draws may depend on
+    choices of a program through them.
     """
 
     tokens: Int[Array, "*batch S"]
     length: Int[Array, "*batch"]
     id: Int[Array, "*batch"]
     observed: Observation | None = None
+    soft: Float[Array, "*batch S D"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

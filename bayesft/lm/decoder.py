@@ -154,13 +154,20 @@ class Decoder(nnx.Module):
         return (self.embedding if self.head is None else self.head)[...]
 
     def hidden(
-        self, tokens: Int[Array, "P N T"], positions: Int[Array, "p n T"], context: Context
+        self,
+        tokens: Int[Array, "P N T"],
+        positions: Int[Array, "p n T"],
+        context: Context,
+        soft: Float[Array, "P N S D"] | None = None,
     ) -> tuple[Float[Array, "P N T D"], tuple[Any, ...]]:
         """Normed hidden states of the new tokens, and what the context keeps of each layer.
 
         Positions broadcast to the tokens: sines are computed once where rows share a position.
+        A `soft` prompt stands before the tokens, which then are S more, positions included.
         """
         x = self.embedding[...].at[tokens].get(mode="clip")
+        if soft is not None:
+            x = jnp.concatenate([soft.astype(x.dtype), x], axis=2)
         if self.embedding_scale != 1.0:
             x = x * jnp.asarray(self.embedding_scale, x.dtype)
         if self.positions is not None:

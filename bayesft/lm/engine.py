@@ -28,12 +28,12 @@ class DecodeState:
     step: Int[Array, ""]
 
 
-def prefill(
-    decoder: Decoder, tokens: Int[Array, "P S"], length: Int[Array, " P"]
-) -> tuple[Float[Array, "P D"], PromptCache]:
+def prefill(decoder: Decoder, xs: Prompt) -> tuple[Float[Array, "P D"], PromptCache]:
     """Hidden state at the last real token of each prompt, and the prompts' cache."""
-    positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, None]
-    hidden, layers = decoder.hidden(tokens[:, None], positions, Alone())
+    soft, num_soft = (None, 0) if xs.soft is None else (xs.soft[:, None], xs.soft.shape[1])
+    length = xs.length + num_soft
+    positions = jnp.arange(num_soft + xs.tokens.shape[1], dtype=jnp.int32)[None, None]
+    hidden, layers = decoder.hidden(xs.tokens[:, None], positions, Alone(), soft)
     last = jnp.take_along_axis(hidden[:, 0], (length - 1)[:, None, None], axis=1, mode="clip")
     return last[:, 0], PromptCache(layers, length)
 
@@ -42,7 +42,7 @@ def start(
     decoder: Decoder, xs: Prompt, num_particles: int, max_new_tokens: int
 ) -> tuple[DecodeState, Float[Array, "P D"]]:
     """State after the prompts, and the hidden states that the first new token is drawn from."""
-    last, prompt = prefill(decoder, xs.tokens, xs.length)
+    last, prompt = prefill(decoder, xs)
 
     def empty(keys: Array) -> Array:
         num_prompts, heads, _, head_dim = keys.shape

@@ -121,10 +121,10 @@ class DecoderPrior(TextPrior):
     def hidden_states(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, "T D"]:
         """Teacher-forced: row t is the normed hidden state that token t is drawn from."""
         decoder = self.decoder()
-        hidden, prompt = engine.prefill(decoder, x.tokens[None], x.length[None])
+        hidden, prompt = engine.prefill(decoder, jax.tree.map(lambda a: a[None], x))
         if tokens.shape[0] == 1:
             return hidden
-        positions = x.length + jnp.arange(tokens.shape[0] - 1, dtype=jnp.int32)
+        positions = prompt.length + jnp.arange(tokens.shape[0] - 1, dtype=jnp.int32)
         after, _ = decoder.hidden(
             tokens[None, None, :-1], positions[None, None], AfterPrompt(prompt)
         )

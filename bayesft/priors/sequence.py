@@ -199,8 +199,8 @@ class SequenceDistribution:
 
     def sample_and_token_log_probs(self, key: Key) -> tuple[Int[Array, " T"], Float[Array, " T"]]:
         """One pass; no gradient flows through either (score the tokens for that)."""
-        prior = jax.lax.stop_gradient(self.prior)
-        return jax.lax.stop_gradient(_lifted_sampler(self.horizon)(prior, self.x, key))
+        prior, x = jax.lax.stop_gradient((self.prior, self.x))
+        return jax.lax.stop_gradient(_lifted_sampler(self.horizon)(prior, x, key))
 
     def sample_and_log_prob(self, key: Key) -> tuple[Int[Array, " T"], Float[Array, ""]]:
         tokens, token_log_probs = self.sample_and_token_log_probs(key)

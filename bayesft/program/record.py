@@ -72,6 +72,7 @@ def record(
     findings: Findings | None = None,
     states: States | None = None,
     resolve: Resolver | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Recording:
     """Run `program(*args, x)` for every prompt in `xs` [P, ...] and K lanes each.
 
@@ -79,15 +80,16 @@ def record(
     Keys fold in the prompt's id. No gradients, and sampling and scoring in one pass. A program that
     makes no score-type choice and asks for no evidence has nothing to record: its replay does all.
     `findings` saves the abstract pass where the program was scouted before; `states` are those of
-    the last recording, if there was one.
+    the last recording, if there was one. Choices that are `given` by name are not drawn: each is
+    {"value": …, "log_prob": …}, leading with [P, K], the latter under what it was drawn from.
     """
     if findings is None:
         findings = scout(program, estimator, (*args, jax.tree.map(lambda a: a[0], xs)))
     keys = _lane_keys(key, xs.id, findings.num_lanes)
     states = findings.states if states is None else states
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = dict(given or {})
     if not findings.needs_recording:
-        return Recording(keys, xs, data, {}, jnp.zeros(keys.shape), states)
+        return Recording(keys, xs, {}, {}, jnp.zeros(keys.shape), states)
     while True:
         data, request, costs, stored, after = _phase(
             program, estimator, keys, args, xs, data, states
