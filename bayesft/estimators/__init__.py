@@ -13,6 +13,7 @@ every distribution it takes, in plates, scans and conds, and a planted bug makes
 (tests/estimators/test_table.py, tests/program).
 """
 
+from bayesft.estimators.detached import Detached, detached
 from bayesft.estimators.doubly_reparameterize import (
     DoublyReparameterize,
     doubly_reparameterize,
@@ -32,6 +33,7 @@ from bayesft.estimators.score_function import ScoreFunction, score_function
 from bayesft.estimators.vimco import Vimco, vimco
 
 ESTIMATORS = (
+    Detached,
     DoublyReparameterize,
     Enumerate,
     GumbelStraightThrough,
@@ -47,6 +49,7 @@ ESTIMATORS = (
 
 __all__ = [
     "ESTIMATORS",
+    "detached",
     "doubly_reparameterize",
     "enumerate",
     "gumbel_straight_through",

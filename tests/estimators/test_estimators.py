@@ -23,6 +23,7 @@ from bayesft.estimators.importance import Importance
 from bayesft.estimators.reparameterize import Reparameterize
 
 MEMBERS = [
+    bft.estimators.detached(),
     bft.estimators.doubly_reparameterize(),
     bft.estimators.enumerate(),
     bft.estimators.gumbel_straight_through(0.5),
