@@ -19,6 +19,7 @@ from bayesft.base import (
     PathwiseEstimator,
     PyTree,
     ScoreEstimator,
+    StatefulEstimator,
     TokenDistribution,
 )
 from bayesft.errors import ChoiceError, EstimatorError
@@ -319,5 +320,9 @@ def _score_choice(
         recorded = jax.lax.stop_gradient(log_prob)
     if scope.context.recording:
         scope.record[name] = {"value": value, "log_prob": jax.lax.stop_gradient(recorded)}
-    scope.add_term(name, ScoreTerm(log_prob, recorded, jnp.zeros(log_prob.shape), estimator))
+    described = None
+    if isinstance(estimator, StatefulEstimator):
+        described = estimator.describe(name, distribution, value, jax.random.fold_in(key, 1))
+    nothing = jnp.zeros(log_prob.shape)
+    scope.add_term(name, ScoreTerm(log_prob, recorded, nothing, described, estimator))
     return value, log_prob

@@ -134,29 +134,33 @@ def scout(
     return context.findings
 
 
-def prepare(terms: dict[str, ScoreTerm], states: States) -> dict[str, Float[Array, "K *shape"]]:
+def prepare(terms: dict[str, ScoreTerm], states: States) -> dict[str, PyTree]:
     """What each estimator stores for its choice, from the credited costs of K lanes."""
 
-    def baseline(name: str, term: ScoreTerm) -> Array:
+    def stored(name: str, term: ScoreTerm) -> PyTree:
         if isinstance(term.estimator, StatefulEstimator):
-            return term.estimator.baseline(states[name], term.credited)
+            return term.estimator.baseline(states[name], term.credited, term.described)
         return term.estimator.prepare(term.credited)
 
-    return {name: jax.lax.stop_gradient(baseline(name, term)) for name, term in terms.items()}
+    return {name: jax.lax.stop_gradient(stored(name, term)) for name, term in terms.items()}
 
 
 def updated(states: States, terms: dict[str, ScoreTerm]) -> States:
     """The states after a step, from the credited costs of all of its lanes."""
-    return {
-        name: jax.lax.stop_gradient(term.estimator.update(states[name], term.credited))
-        for name, term in terms.items()
-        if isinstance(term.estimator, StatefulEstimator)
-    }
+
+    def after(name: str, term: ScoreTerm) -> PyTree:
+        credited, described = jax.lax.stop_gradient((term.credited, term.described))
+        return term.estimator.update(states[name], credited, described)  # pyright: ignore
+
+    stateful = {n: t for n, t in terms.items() if isinstance(t.estimator, StatefulEstimator)}
+    return {name: after(name, term) for name, term in stateful.items()}
 
 
-def surrogate(terms: dict[str, ScoreTerm], stored: dict[str, Array]) -> Float[Array, ""]:
+def surrogate(terms: dict[str, ScoreTerm], stored: dict[str, PyTree]) -> Float[Array, ""]:
     """Sum of the choices' surrogates: 0 in value, their part of the gradient in derivative."""
     total = jnp.zeros(())
     for name, term in terms.items():
         total += term.estimator.surrogate(term.credited, term.log_prob, stored[name])
+        if isinstance(term.estimator, StatefulEstimator):
+            total += term.estimator.control(term.described, stored[name])
     return total

@@ -124,6 +124,19 @@ ROWS = {
 }
 
 
+ROWS["learned_baseline"] = Row(
+    lambda f: E.learned_baseline(lambda d: d.log_prob(f.nodes[1])[None], 1, decay=0.5),
+    tuple(FAMILIES),
+    "bernoulli",
+)
+ROWS["relax"] = Row(
+    lambda f: E.relax(lambda p, z: jnp.sum(p[0] * jnp.tanh(z)) + p[1] * jnp.sum(z**2), (0.6, 0.1)),
+    FINITE,
+    "bernoulli",
+)
+ROWS["trained_rebar"] = Row(
+    lambda f: E.trained_rebar(lambda s: cost(s, jnp.zeros(1))), FINITE, "categorical"
+)
 ROWS["detached"] = Row(
     lambda f: E.detached(), tuple(FAMILIES), "bernoulli", biased=lambda f: expected(f, fixed=True)
 )
@@ -233,7 +246,7 @@ def is_slow(name, of, program):
     of two gamma variables."""
     if program is not plain:
         return program is not nested
-    if name in ("leave_one_out", "moving_average", "importance", "detached"):
+    if name in ("leave_one_out", "moving_average", "learned_baseline", "importance", "detached"):
         return of not in ("bernoulli", "normal")
     return of.endswith(("logit", "logits")) or of == "beta"
 
@@ -355,8 +368,23 @@ class StopsTheSample(type(E.reparameterize())):
 
 
 class SeesItsOwnCost(type(E.moving_average())):
-    def baseline(self, state, credited):
-        return 0.5 * (super().baseline(state, credited) + credited)
+    def baseline(self, state, credited, described):
+        return 0.5 * (super().baseline(state, credited, described) + credited)
+
+
+class UpdatesBeforeUse(type(E.learned_baseline(lambda d: d, 1))):
+    def baseline(self, state, credited, described):
+        return super().baseline(self.update(state, credited, described), credited, described)
+
+
+class ForgetsTheCorrection(type(E.relax(lambda p, z: z, ()))):
+    def control(self, described, stored):
+        return jnp.zeros(())
+
+
+class OneNoiseForBoth(type(E.trained_rebar(lambda s: s))):
+    def control(self, described, stored):
+        return super().control(dataclasses.replace(described, hard=1 - described.hard), stored)
 
 
 class CountsItself(type(E.leave_one_out(3))):
@@ -384,6 +412,11 @@ BUGS = {
     "moving_average": lambda f: SeesItsOwnCost(0.5),
     "leave_one_out": lambda f: CountsItself(3),
     "detached": lambda f: KeepsTheScore(),
+    "learned_baseline": lambda f: UpdatesBeforeUse(
+        **vars(E.learned_baseline(lambda d: jnp.ones(1), 1, decay=0.5))
+    ),
+    "relax": lambda f: ForgetsTheCorrection(**vars(ROWS["relax"].make(f))),
+    "trained_rebar": lambda f: OneNoiseForBoth(**vars(ROWS["trained_rebar"].make(f))),
     "score_function": lambda f: NoBaselineInTheScore(0.0),
 }
 
