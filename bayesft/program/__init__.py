@@ -13,7 +13,8 @@ Laws, tested in tests/program against enumeration:
    plain, in plates, scans and conds, and nested;
  - replaying a fresh recording gives the gradient of the program on the recorded choices, for any
    micro-batch size; a replay at other parameters is corrected by importance weights;
- - choices, costs and evidence inside raw JAX control flow are refused, and so are duplicate names;
+ - choices, costs and evidence inside raw JAX control flow are refused, and so are duplicate names,
+   and comparing or rounding a reparameterised value where its gradient would be wrong;
  - jit, vmap and grad around a whole call change nothing.
 """
 

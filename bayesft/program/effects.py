@@ -23,6 +23,7 @@ from bayesft.base import (
     TokenDistribution,
 )
 from bayesft.errors import ChoiceError, EstimatorError
+from bayesft.program import jumps
 from bayesft.program.context import Context, Mode
 from bayesft.program.scope import (
     Branch,
@@ -132,6 +133,9 @@ def _choice(
         value = estimator.sample(name, distribution, key)
         if isinstance(estimator, MultiSampleEstimator):
             value = estimator.weigh(value, _path_weight(scope.context, name, estimator))
+        if scope.context.mode is Mode.SCOUT and estimator.claim.kind != "biased":
+            scope.context.findings.reparameterised = True
+            value = jumps.marked(name, value)
     elif isinstance(estimator, ScoreEstimator):
         _refuse_after_weighted_path(scope.context, name, estimator)
         return _score_choice(scope, name, distribution, estimator, key)

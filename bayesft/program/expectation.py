@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from bayesft.base import Estimator, Key, PyTree, StatefulEstimator
 from bayesft.errors import EstimatorError
+from bayesft.program import jumps
 from bayesft.program.context import Context, Findings, Mode, Requirement
 from bayesft.program.scope import Outcome, ScoreTerm, run_scope
 
@@ -118,8 +119,8 @@ def scout(
 ) -> Findings:
     """What an abstract pass over a program finds out: its lanes, and whether it needs recording.
 
-    The pass also refuses misplaced choices that eager tracing would hide, and estimators that
-    claim less than is required.
+    The pass also refuses misplaced choices that eager tracing would hide, jumps on the paths of
+    reparameterised choices, and estimators that claim less than is required.
     """
     if require not in (None, "unbiased", "exact"):
         raise EstimatorError(
@@ -127,7 +128,14 @@ def scout(
             remedy='use require="unbiased" or require="exact".',
         )
     context = Context(Mode.SCOUT, estimator, require=require)
-    outcome = jax.eval_shape(lambda: run_program(program, jax.random.key(0), args, context))
+
+    def run() -> tuple[Any, Outcome]:
+        outcome = run_program(program, jax.random.key(0), args, context)
+        return (outcome.cost, [term.log_prob for term in outcome.terms.values()]), outcome
+
+    traced, (differentiated, outcome) = jax.make_jaxpr(run, return_shape=True)()
+    if context.findings.reparameterised:
+        jumps.refuse(traced, range(len(jax.tree.leaves(differentiated))))
     for name, term in outcome.terms.items():
         if isinstance(term.estimator, StatefulEstimator):
             context.findings.states[name] = term.estimator.init()
