@@ -79,18 +79,31 @@ class StatefulEstimator(ScoreEstimator):
     def init(self) -> PyTree:
         """The state before the first step."""
 
+    def describe(self, name: str, distribution: Any, value: PyTree, key: Key) -> PyTree:
+        """Arrays of the choice, differentiable, that the methods below get for every lane."""
+        return None
+
     @abc.abstractmethod
     def baseline(
-        self, state: PyTree, credited: Float[Array, "K *shape"]
-    ) -> Float[Array, "K *shape"]:
-        """What `prepare` returns to others: the baseline of each lane."""
+        self, state: PyTree, credited: Float[Array, "K *shape"], described: PyTree
+    ) -> PyTree:
+        """What `prepare` returns to others, the baseline of each lane, or a tree that leads with K.
+
+        Where it depends on the lane's own choice, `control` makes up for it.
+        """
 
     @abc.abstractmethod
-    def update(self, state: PyTree, credited: Float[Array, "... K *shape"]) -> PyTree:
+    def update(
+        self, state: PyTree, credited: Float[Array, "... K *shape"], described: PyTree
+    ) -> PyTree:
         """The state after a step, from the credited cost of all of its lanes."""
 
+    def control(self, described: PyTree, stored: PyTree) -> Float[Array, ""]:
+        """A scalar of value 0 whose gradient is added to that of the surrogate."""
+        return jnp.zeros(())
+
     def prepare(self, credited: Float[Array, "K *shape"]) -> Float[Array, "K *shape"]:
-        return self.baseline(self.init(), credited)
+        raise NotImplementedError("a baseline that is learned is made from a state")
 
 
 class MultiSampleEstimator(Estimator):

@@ -11,20 +11,28 @@ Laws, tested in tests/distributions against enumeration, on every member of `DIS
  - given: E[exp(estimate)] = q(y), so a log-likelihood with it is a lower bound;
  - gradients of programs with either are those of the bound, and one inside another keeps the laws;
  - a dropped score term, and a fresh auxiliary in the place of the one drawn, make the tests fail.
+
+`Steps` say how the paths of `smc` grow; `bft.objectives.sequence_steps` makes those of a guide of
+sequences and a target.
 """
 
 from bayesft.distributions.hierarchical import HierarchicalGuide, hierarchical_guide
 from bayesft.distributions.marginal import Marginal, marginal
 from bayesft.distributions.normalize import Normalized, normalize
+from bayesft.distributions.smc import SMC, smc
+from bayesft.program import Steps
 
-DISTRIBUTIONS = (marginal, normalize)
+DISTRIBUTIONS = (marginal, normalize, smc)
 
 __all__ = [
     "DISTRIBUTIONS",
+    "SMC",
     "HierarchicalGuide",
     "Marginal",
     "Normalized",
+    "Steps",
     "hierarchical_guide",
     "marginal",
     "normalize",
+    "smc",
 ]

@@ -46,7 +46,7 @@ class Marginal(StochasticDensity):
         kept, sampled = self._split(trace)
         # The auxiliaries that the kept values were drawn with hold a slot: a fresh sample in
         # their place would make the estimate too small on average.
-        first = log_joint - estimate_log_prob("reverse", self.proposal(kept), sampled)
+        first = log_joint - estimate_log_prob("reverse", self._reverse(kept), sampled)
         return kept, log_mean_weight(first, lambda: self._log_weight(kept), self.num_samples)
 
     def assess(self, value: PyTree) -> Float[Array, ""]:
@@ -54,9 +54,13 @@ class Marginal(StochasticDensity):
 
     def _log_weight(self, kept: PyTree) -> Float[Array, ""]:
         """log p(kept, u) − log r(u | kept) of one u ~ r."""
-        sampled, log_reverse = draw("reverse", self.proposal(kept), with_log_prob=True)
+        sampled, log_reverse = draw("reverse", self._reverse(kept), with_log_prob=True)
         named = {self.keep: kept} if isinstance(self.keep, str) else kept
         return estimate_log_prob("joint", _Joint(self.model), {**named, **sampled}) - log_reverse
+
+    def _reverse(self, kept: PyTree) -> Any:
+        proposal = self.proposal(kept)
+        return _Joint(proposal) if isinstance(proposal, ModelDistribution) else proposal
 
     def _split(self, trace: Trace) -> tuple[PyTree, Trace]:
         names = (self.keep,) if isinstance(self.keep, str) else self.keep
@@ -82,7 +86,8 @@ def marginal(
         q̂ = (1/K) Σ_k p(kept, u_k) / r(u_k | kept),   u_k ~ r(· | kept),
 
     where `proposal(kept)` is r: a `bft.model` with the model's other choices, or a stochastic
-    density over them. A value that is drawn keeps its own u as u_1. More samples are tighter, and
+    density over them; with an `smc` for a choice of it, q̂ is an estimate by SMC. A value that is
+    drawn keeps its own u as u_1. More samples are tighter, and
     q̂ is exact where r is the model's conditional. `keep="z"` is the distribution of the value of
     one choice, a tuple of names that of a trace. Any estimators; of several paths only where K = 1
     and the value is drawn, since the samples of r leave a plate.

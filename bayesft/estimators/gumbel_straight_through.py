@@ -28,7 +28,7 @@ class GumbelStraightThrough(PathwiseEstimator):
 
     def sample(self, name: str, distribution: Any, key: Key) -> PyTree:
         relaxation = relaxation_of(name, distribution, "gumbel_straight_through")
-        z = relaxation.sample(key)
+        z = relaxation.logits + relaxation.noise(key)
         soft = relaxation.soft(z, self.temperature)
         return jax.lax.stop_gradient(relaxation.hard(z) - soft) + soft
 

@@ -31,13 +31,15 @@ class MovingAverage(StatefulEstimator):
         return jnp.zeros(()), jnp.zeros(())
 
     def baseline(
-        self, state: Average, credited: Float[Array, "K *shape"]
+        self, state: Average, credited: Float[Array, "K *shape"], described: None
     ) -> Float[Array, "K *shape"]:
         total, weight = state
         mean = jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1.0), 0.0)
         return jnp.full(credited.shape, mean)
 
-    def update(self, state: Average, credited: Float[Array, "... K *shape"]) -> Average:
+    def update(
+        self, state: Average, credited: Float[Array, "... K *shape"], described: None
+    ) -> Average:
         total, weight = state
         return self.decay * total + jnp.mean(credited), self.decay * weight + 1.0
 

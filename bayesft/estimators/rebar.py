@@ -31,10 +31,10 @@ class Rebar(MultiPathEstimator):
     def expand(self, name: str, distribution: Any, key: Key) -> tuple[PyTree, Float[Array, " B"]]:
         relaxation = relaxation_of(name, distribution, "rebar")
         keys = jax.random.split(key)
-        z = relaxation.sample(keys[0])
+        z = relaxation.logits + relaxation.noise(keys[0])
         hard = jax.lax.stop_gradient(relaxation.hard(z))
         soft = relaxation.soft(z, self.temperature)
-        given = relaxation.soft(relaxation.sample_given(hard, keys[1]), self.temperature)
+        given = relaxation.soft(relaxation.given(hard, relaxation.noise(keys[1])), self.temperature)
         log_prob = jnp.sum(relaxation.log_prob(hard))
         score = log_prob - jax.lax.stop_gradient(log_prob)
         weights = [1 + score, jnp.full((), self.scale), -self.scale * (1 + score)]
@@ -53,7 +53,7 @@ def rebar(temperature: float = 0.5, scale: float = 1.0) -> Rebar:
 
     Raises EstimatorError for other distributions and for a temperature that is not positive.
     (Tucker et al. 2017; it is RELAX of Grathwohl et al. 2018 with the relaxed program itself as the
-    surrogate.)
+    surrogate. `trained_rebar` learns the temperature and the scale.)
     """
     require_temperature("rebar", temperature)
     return Rebar(float(temperature), float(scale))

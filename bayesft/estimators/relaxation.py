@@ -14,24 +14,27 @@ from bayesft.errors import EstimatorError
 from bayesft.estimators.factors import factors
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BernoulliRelaxation:
-    """y = 1[z > 0] with z = logit p + logit u for uniform u; relaxed: sigmoid(z/temperature)."""
+    """y = 1[z > 0] with z = logit p + logistic noise; relaxed: sigmoid(z/temperature)."""
 
     logits: Float[Array, "*shape"]
 
-    def sample(self, key: Key) -> Float[Array, "*shape"]:
+    def noise(self, key: Key) -> Float[Array, "*shape"]:
+        """logit u for uniform u: z − logit p."""
         u = _uniform(key, self.logits.shape)
-        return self.logits + jnp.log(u) - jnp.log1p(-u)
+        return jnp.log(u) - jnp.log1p(-u)
 
-    def sample_given(self, hard: Float[Array, "*shape"], key: Key) -> Float[Array, "*shape"]:
+    def given(
+        self, hard: Float[Array, "*shape"], noise: Float[Array, "*shape"]
+    ) -> Float[Array, "*shape"]:
         """z given y, differentiable in p: u is uniform on the part of [0, 1] that leads to y.
 
-        With l = logit p: y = 1 has u = 1 − p + v·p, so z = log(1 + v·e^l) − log(1 − v); y = 0 has
-        u = v·(1 − p), so z = log v − log(1 + (1 − v)·e^−l).
+        With noise logit v and l = logit p: y = 1 has u = 1 − p + v·p, so z = log(1 + v·e^l) −
+        log(1 − v); y = 0 has u = v·(1 − p), so z = log v − log(1 + (1 − v)·e^−l).
         """
-        v = _uniform(key, self.logits.shape)
-        log_v, log_rest = jnp.log(v), jnp.log1p(-v)
+        log_v, log_rest = -jax.nn.softplus(-noise), -jax.nn.softplus(noise)
         one = jax.nn.softplus(self.logits + log_v) - log_rest
         zero = log_v - jax.nn.softplus(log_rest - self.logits)
         return jnp.where(hard > 0, one, zero)
@@ -39,13 +42,20 @@ class BernoulliRelaxation:
     def hard(self, z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return (z > 0).astype(z.dtype)
 
-    def soft(self, z: Float[Array, "*shape"], temperature: float) -> Float[Array, "*shape"]:
+    def encode(self, value: Array) -> Float[Array, "*shape"]:
+        """A value of the distribution as a point that relaxed values come close to."""
+        return value.astype(self.logits.dtype)
+
+    def soft(
+        self, z: Float[Array, "*shape"], temperature: float | Float[Array, ""]
+    ) -> Float[Array, "*shape"]:
         return jax.nn.sigmoid(z / temperature)
 
-    def log_prob(self, value: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return value * self.logits - jax.nn.softplus(self.logits)
+    def log_prob(self, hard: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return hard * self.logits - jax.nn.softplus(self.logits)
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CategoricalRelaxation:
     """y = one-hot(argmax z) with z = log p + Gumbel noise; relaxed: softmax(z/temperature)."""
@@ -53,27 +63,35 @@ class CategoricalRelaxation:
     logits: Float[Array, "*shape V"]
     """Normalised."""
 
-    def sample(self, key: Key) -> Float[Array, "*shape V"]:
-        return self.logits - jnp.log(-jnp.log(_uniform(key, self.logits.shape)))
+    def noise(self, key: Key) -> Float[Array, "*shape V"]:
+        """−log(−log u) for uniform u: z − log p."""
+        return -jnp.log(-jnp.log(_uniform(key, self.logits.shape)))
 
-    def sample_given(self, hard: Float[Array, "*shape V"], key: Key) -> Float[Array, "*shape V"]:
+    def given(
+        self, hard: Float[Array, "*shape V"], noise: Float[Array, "*shape V"]
+    ) -> Float[Array, "*shape V"]:
         """z given y: the largest is a Gumbel variable, the others are truncated below it.
 
         z_y = −log(−log v_y), z_k = −log(−log v_k/p_k − log v_y) (Tucker et al. 2017, appendix).
         """
-        log_noise = jnp.log(-jnp.log(_uniform(key, self.logits.shape)))
-        largest = jnp.sum(hard * log_noise, -1, keepdims=True)
-        others = -jnp.logaddexp(log_noise - self.logits, largest)
-        return jnp.where(hard > 0, -largest, others)
+        largest = jnp.sum(hard * noise, -1, keepdims=True)
+        others = -jnp.logaddexp(-noise - self.logits, -largest)
+        return jnp.where(hard > 0, largest, others)
 
     def hard(self, z: Float[Array, "*shape V"]) -> Float[Array, "*shape V"]:
         return jax.nn.one_hot(jnp.argmax(z, -1), z.shape[-1], dtype=z.dtype)
 
-    def soft(self, z: Float[Array, "*shape V"], temperature: float) -> Float[Array, "*shape V"]:
+    def encode(self, value: Array) -> Float[Array, "*shape V"]:
+        """A value of the distribution as a point that relaxed values come close to."""
+        return jax.nn.one_hot(value, self.logits.shape[-1], dtype=self.logits.dtype)
+
+    def soft(
+        self, z: Float[Array, "*shape V"], temperature: float | Float[Array, ""]
+    ) -> Float[Array, "*shape V"]:
         return jax.nn.softmax(z / temperature)
 
-    def log_prob(self, value: Float[Array, "*shape V"]) -> Float[Array, "*shape"]:
-        return jnp.sum(value * self.logits, -1)
+    def log_prob(self, hard: Float[Array, "*shape V"]) -> Float[Array, "*shape"]:
+        return jnp.sum(hard * self.logits, -1)
 
 
 type Relaxation = BernoulliRelaxation | CategoricalRelaxation

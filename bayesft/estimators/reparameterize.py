@@ -15,7 +15,7 @@ class Reparameterize(PathwiseEstimator):
 
     @property
     def claim(self) -> Claim:
-        return Claim("unbiased", "where the cost is differentiable in the value almost everywhere")
+        return Claim("unbiased", "where the cost is continuous and piecewise smooth in the value")
 
     def sample(self, name: str, distribution: Any, key: Key) -> PyTree:
         if not getattr(distribution, "has_rsample", False):
@@ -39,6 +39,8 @@ def reparameterize() -> Reparameterize:
 
     For numpyro distributions with `has_rsample` and those of TFP that are fully reparameterised;
     for Gamma, Beta, Dirichlet and StudentT, and for TFP's VonMises, the sample is differentiated
-    implicitly (Figurnov et al. 2018). EstimatorError for others.
+    implicitly (Figurnov et al. 2018). EstimatorError for others, and where the value is compared,
+    rounded or made an integer on its way to the cost, as far as that is seen:
+    `jax.lax.stop_gradient(value) > 0` says that the cost does not jump there.
     """
     return Reparameterize()

@@ -26,7 +26,9 @@ from bayesft.objectives.mle import mle
 from bayesft.objectives.renyi import Renyi, renyi
 from bayesft.objectives.reverse_kl import reverse_kl
 from bayesft.objectives.reweighted_wake_sleep import ReweightedWakeSleep, reweighted_wake_sleep
+from bayesft.objectives.sequence_steps import sequence_steps
 from bayesft.objectives.trajectory_balance import trajectory_balance
+from bayesft.objectives.variational_smc import VariationalSMC, variational_smc
 from bayesft.objectives.wake_sleep import wake_sleep
 from bayesft.objectives.weights import draw_detached
 
@@ -44,6 +46,7 @@ OBJECTIVES = (
     reverse_kl,
     reweighted_wake_sleep,
     trajectory_balance,
+    variational_smc,
     wake_sleep,
 )
 
@@ -59,6 +62,7 @@ __all__ = [
     "LogVariance",
     "Renyi",
     "ReweightedWakeSleep",
+    "VariationalSMC",
     "chi_upper_bound",
     "diwhvi",
     "draw_detached",
@@ -73,7 +77,9 @@ __all__ = [
     "renyi",
     "reverse_kl",
     "reweighted_wake_sleep",
+    "sequence_steps",
     "trajectory_balance",
+    "variational_smc",
     "wake_sleep",
     "with_log_z",
 ]

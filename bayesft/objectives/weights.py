@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bayesft.base import Claim, PyTree, ScoreEstimator
+from bayesft.base import PyTree
 from bayesft.errors import EstimatorError, ObjectiveError, TargetError
+from bayesft.estimators.detached import detached
 from bayesft.program import SubProgram, draw
 from bayesft.target import Target
 
@@ -53,21 +52,6 @@ def draw_log_weight(guide: Any, target: Density, x: Any) -> Float[Array, ""]:
     return target.log_density(y, x) - log_q
 
 
-@dataclasses.dataclass(frozen=True)
-class _Detached(ScoreEstimator):
-    """A choice that is recorded and reweighted like any other, and adds no score term."""
-
-    @property
-    def claim(self) -> Claim:
-        return Claim("biased", "the choice is not differentiated")
-
-    def prepare(self, credited: Float[Array, "K *shape"]) -> Float[Array, "K *shape"]:
-        return jnp.zeros(credited.shape)
-
-    def surrogate(self, credited: Array, log_prob: Array, stored: Array) -> Float[Array, ""]:
-        return jnp.zeros(())
-
-
 def draw_detached(name: str, distribution: Any) -> tuple[PyTree, Float[Array, ""]]:
     """A value through whose choice no gradient flows, and its differentiable log-prob in nats.
 
@@ -81,4 +65,4 @@ def draw_detached(name: str, distribution: Any) -> tuple[PyTree, Float[Array, ""
             cause="it is a program whose choices have estimators of their own.",
             remedy="use an objective that differentiates its draws: reverse_kl, iwae, renyi.",
         )
-    return draw(name, distribution, _Detached(), with_log_prob=True)
+    return draw(name, distribution, detached(), with_log_prob=True)

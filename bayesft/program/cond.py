@@ -32,8 +32,8 @@ def cond(
     `bft.cost` leaves both branches. Evidence in Python is refused inside.
 
     Lanes that differ in pred run both branches and keep one each. The gradient does not see pred
-    move: where it depends on a reparameterised value, the jump between the branches is missing, so
-    draw that value with another estimator.
+    move: a pred that compares a reparameterised value is refused, since the jump between the
+    branches would be missing.
 
     Raises ChoiceError where the branches return values of different structure or shape.
     """

@@ -30,6 +30,8 @@ class Findings:
 
     lane_counts: set[int] = dataclasses.field(default_factory=set)
     pays: bool = False
+    reparameterised: bool = False
+    """Whether a value carries a gradient along its path."""
     needs_recording: bool = False
     """Whether choices or evidence must be known before a gradient step."""
     states: dict[str, PyTree] = dataclasses.field(default_factory=dict)

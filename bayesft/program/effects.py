@@ -19,9 +19,11 @@ from bayesft.base import (
     PathwiseEstimator,
     PyTree,
     ScoreEstimator,
+    StatefulEstimator,
     TokenDistribution,
 )
 from bayesft.errors import ChoiceError, EstimatorError
+from bayesft.program import jumps
 from bayesft.program.context import Context, Mode
 from bayesft.program.scope import (
     Branch,
@@ -134,6 +136,9 @@ def _choice(
         value = estimator.sample(name, distribution, key)
         if isinstance(estimator, MultiSampleEstimator):
             value = estimator.weigh(value, _path_weight(scope.context, name, estimator))
+        if scope.context.mode is Mode.SCOUT and estimator.claim.kind != "biased":
+            scope.context.findings.reparameterised = True
+            value = jumps.marked(name, value)
     elif isinstance(estimator, ScoreEstimator):
         _refuse_after_weighted_path(scope.context, name, estimator)
         return _score_choice(scope, name, distribution, estimator, key)
@@ -330,5 +335,9 @@ def _score_choice(
         recorded = jax.lax.stop_gradient(log_prob)
     if scope.context.recording:
         scope.record[name] = {"value": value, "log_prob": jax.lax.stop_gradient(recorded)}
-    scope.add_term(name, ScoreTerm(log_prob, recorded, jnp.zeros(log_prob.shape), estimator))
+    described = None
+    if isinstance(estimator, StatefulEstimator):
+        described = estimator.describe(name, distribution, value, jax.random.fold_in(key, 1))
+    nothing = jnp.zeros(log_prob.shape)
+    scope.add_term(name, ScoreTerm(log_prob, recorded, nothing, described, estimator))
     return value, log_prob

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from bayesft.base import Estimator, Key, PyTree, StatefulEstimator
 from bayesft.errors import EstimatorError
+from bayesft.program import jumps
 from bayesft.program.context import Context, Findings, Mode, Requirement
 from bayesft.program.scope import Outcome, ScoreTerm, run_scope
 
@@ -118,8 +119,8 @@ def scout(
 ) -> Findings:
     """What an abstract pass over a program finds out: its lanes, and whether it needs recording.
 
-    The pass also refuses misplaced choices that eager tracing would hide, and estimators that
-    claim less than is required.
+    The pass also refuses misplaced choices that eager tracing would hide, jumps on the paths of
+    reparameterised choices, and estimators that claim less than is required.
     """
     if require not in (None, "unbiased", "exact"):
         raise EstimatorError(
@@ -127,36 +128,47 @@ def scout(
             remedy='use require="unbiased" or require="exact".',
         )
     context = Context(Mode.SCOUT, estimator, require=require)
-    outcome = jax.eval_shape(lambda: run_program(program, jax.random.key(0), args, context))
+
+    def run() -> tuple[Any, Outcome]:
+        outcome = run_program(program, jax.random.key(0), args, context)
+        return (outcome.cost, [term.log_prob for term in outcome.terms.values()]), outcome
+
+    traced, (differentiated, outcome) = jax.make_jaxpr(run, return_shape=True)()
+    if context.findings.reparameterised:
+        jumps.refuse(traced, range(len(jax.tree.leaves(differentiated))))
     for name, term in outcome.terms.items():
         if isinstance(term.estimator, StatefulEstimator):
             context.findings.states[name] = term.estimator.init()
     return context.findings
 
 
-def prepare(terms: dict[str, ScoreTerm], states: States) -> dict[str, Float[Array, "K *shape"]]:
+def prepare(terms: dict[str, ScoreTerm], states: States) -> dict[str, PyTree]:
     """What each estimator stores for its choice, from the credited costs of K lanes."""
 
-    def baseline(name: str, term: ScoreTerm) -> Array:
+    def stored(name: str, term: ScoreTerm) -> PyTree:
         if isinstance(term.estimator, StatefulEstimator):
-            return term.estimator.baseline(states[name], term.credited)
+            return term.estimator.baseline(states[name], term.credited, term.described)
         return term.estimator.prepare(term.credited)
 
-    return {name: jax.lax.stop_gradient(baseline(name, term)) for name, term in terms.items()}
+    return {name: jax.lax.stop_gradient(stored(name, term)) for name, term in terms.items()}
 
 
 def updated(states: States, terms: dict[str, ScoreTerm]) -> States:
     """The states after a step, from the credited costs of all of its lanes."""
-    return {
-        name: jax.lax.stop_gradient(term.estimator.update(states[name], term.credited))
-        for name, term in terms.items()
-        if isinstance(term.estimator, StatefulEstimator)
-    }
+
+    def after(name: str, term: ScoreTerm) -> PyTree:
+        credited, described = jax.lax.stop_gradient((term.credited, term.described))
+        return term.estimator.update(states[name], credited, described)  # pyright: ignore
+
+    stateful = {n: t for n, t in terms.items() if isinstance(t.estimator, StatefulEstimator)}
+    return {name: after(name, term) for name, term in stateful.items()}
 
 
-def surrogate(terms: dict[str, ScoreTerm], stored: dict[str, Array]) -> Float[Array, ""]:
+def surrogate(terms: dict[str, ScoreTerm], stored: dict[str, PyTree]) -> Float[Array, ""]:
     """Sum of the choices' surrogates: 0 in value, their part of the gradient in derivative."""
     total = jnp.zeros(())
     for name, term in terms.items():
         total += term.estimator.surrogate(term.credited, term.log_prob, stored[name])
+        if isinstance(term.estimator, StatefulEstimator):
+            total += term.estimator.control(term.described, stored[name])
     return total

@@ -40,7 +40,7 @@ class Recording:
     keys: Key
     xs: Prompt
     data: dict[str, Any]
-    stored: dict[str, Array]
+    stored: dict[str, PyTree]
     costs: Float[Array, "P K"]
     states: States = dataclasses.field(default_factory=dict)
 

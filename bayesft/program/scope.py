@@ -62,11 +62,12 @@ class Frame:
 @dataclasses.dataclass(frozen=True)
 class ScoreTerm:
     """One score-type choice: its log-prob, the one recorded, and the cost credited to it, of one
-    shape (per token for sequences)."""
+    shape (per token for sequences), and what an estimator that learns is told of it."""
 
     log_prob: Float[Array, "*shape"]
     recorded: Float[Array, "*shape"]
     credited: Float[Array, "*shape"]
+    described: PyTree
     estimator: ScoreEstimator = dataclasses.field(metadata={"static": True})
 
 

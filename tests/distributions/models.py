@@ -10,7 +10,8 @@ import numpy as np
 import numpyro.distributions as dist
 
 import bayesft as bft
-from bayesft.distributions import hierarchical_guide, marginal, normalize
+from bayesft.distributions import Steps, hierarchical_guide, marginal, normalize, smc
+from bayesft.program import StochasticDensity
 
 K = 2
 NUM_RUNS = 20_000
@@ -22,9 +23,10 @@ PARAMS = {
     "proposal": jnp.array([-0.2, 0.4, 0.1]),
     "inner": jnp.array([[0.2, -0.5], [-0.7, 0.3]]),
     "inner_reverse": jnp.array([[0.5, 0.1], [-0.3, 0.2]]),
+    "first": jnp.array([0.4, -0.2]),
 }
-LOG_DENSITY = jnp.array([0.2, -0.4, 1.0])
-"""What the kept z ∈ {0, 1, 2} is scored by."""
+LOG_DENSITY = jnp.array([0.2, -0.4, 1.0, 0.3])
+"""What the kept z ∈ {0, 1, 2}, or {0, …, 3} for paths, is scored by."""
 
 
 def forward(params):
@@ -70,6 +72,76 @@ def nested_of(params):
     """A marginal whose model draws its auxiliary from a marginal, one sample each."""
     reverse = lambda z: bft.model(backward)(params, z)
     return marginal(bft.model(outer_forward)(params), "z", reverse, 1)
+
+
+class Coded(StochasticDensity):
+    """Paths of two bits as numbers below 4."""
+
+    def __init__(self, paths):
+        self.paths = paths
+
+    def propose(self):
+        bits, log_q = bft.draw("path", self.paths, with_log_prob=True)
+        return 2 * bits[0] + bits[1], log_q
+
+    def assess(self, value):
+        return bft.estimate_log_prob("path", self.paths, jnp.stack([value // 2, value % 2]))
+
+
+def smc_of(params, selection=None):
+    """γ_1 of one bit is "first", γ_2 of both "inner"; proposed by "u" and by "inner_reverse"."""
+    densities = jnp.broadcast_to(params["first"], (2, 2)), params["inner"]
+
+    def propose(bit, t):
+        return dist.Categorical(logits=jnp.where(t == 0, params["u"], params["inner_reverse"][bit]))
+
+    def extend(before, bit, t):
+        later = densities[1][before, bit] - densities[0][0, before]
+        return bit, jnp.where(t == 0, densities[0][0, bit], later)
+
+    return Coded(smc(Steps(2, jnp.int32(0), propose, extend), K, selection=selection))
+
+
+def chain_forward(params):
+    """Two bits, the second by the first, and z by the second."""
+
+    def step(bit, t):
+        bit = bft.draw("bit", dist.Categorical(logits=chain_logits(params, bit, t)))
+        return bit, None
+
+    last, _ = bft.scan(step, jnp.int32(0), jnp.arange(2), name="path")
+    bft.draw("z", dist.Categorical(logits=params["z"][last]))
+
+
+def chain_logits(params, bit, t):
+    return jnp.where(t == 0, params["u"], params["inner"][bit])
+
+
+def chain_backward(params, z):
+    """The bits given z by SMC, which looks ahead by "reverse"."""
+    t = tables(params)
+
+    def propose(bit, t):
+        logits = chain_logits(params, bit, t) + params["reverse"][z]
+        return bft.model(lambda: bft.draw("bit", dist.Categorical(logits=logits)))()
+
+    def extend(before, trace, time):
+        bit = trace["bit"]
+        log_prob = jax.nn.log_softmax(chain_logits(params, before, time))[bit]
+        return bit, log_prob + jnp.where(time == 0, 0.0, t["z"][bit, z])
+
+    bft.draw("path", smc(Steps(2, jnp.int32(0), propose, extend), K))
+
+
+def chain_of(params):
+    reverse = lambda z: bft.model(chain_backward)(params, z)
+    return marginal(bft.model(chain_forward)(params), "z", reverse, 1)
+
+
+def chain_log_prob(params):
+    t = tables(params)
+    last = jax.nn.logsumexp(t["u"][:, None] + t["inner"], 0)
+    return jax.nn.logsumexp(last[:, None] + t["z"], 0)
 
 
 # ---- the same by sums: rows of (log probability, z, log q̂), drawn and given ----------------------
@@ -153,8 +225,47 @@ def nested_log_prob(params):
     return jax.nn.logsumexp(u[:, None] + t["z"], 0)
 
 
+def smc_rows(params):
+    """Two first bits, their two heirs, whom these continue, and which of them is kept."""
+    one, other, i, j, v, w, index = product(*[2] * 7)
+    log_prob, log_weights, before, log_z = smc_particles(params, (one, other), (i, j), (v, w))
+    after = jnp.stack([v, w])
+    kept = jnp.where(index == 0, 0, 1), jnp.arange(len(one))
+    chances = jax.nn.log_softmax(log_weights, 0)[kept]
+    z = 2 * before[kept] + after[kept]
+    return log_prob.sum(0) + chances, z, params["inner"].ravel()[z] - log_z
+
+
+def smc_particles(params, firsts, ancestors, lasts):
+    """Log-probs of all but the kept index, by slot; last weights, first bits, log Ẑ."""
+    t, rows = tables(params), jnp.arange(len(firsts[0]))
+    firsts, ancestors, lasts = map(jnp.stack, (firsts, ancestors, lasts))
+    weights = params["first"][firsts] - t["u"][firsts]
+    before = firsts[ancestors, rows]
+    proposed = t["inner_reverse"][before, lasts]
+    later = params["inner"][before, lasts] - params["first"][before] - proposed
+    chances = jax.nn.log_softmax(weights, 0)[ancestors, rows]
+    log_prob = t["u"][firsts] + chances + proposed
+    return log_prob, later, before, log_mean_exp([*weights]) + log_mean_exp([*later])
+
+
+def smc_given(params, z):
+    """Slot 0 holds the path; the other's bits and ancestor are drawn."""
+    other, ancestor, w = product(2, 2, 2)
+    first, last = jnp.full_like(other, z // 2), jnp.full_like(w, z % 2)
+    held = jnp.zeros_like(ancestor)
+    log_prob, _, _, log_z = smc_particles(params, (first, other), (held, ancestor), (last, w))
+    return log_prob[1], params["inner"].ravel()[z] - log_z
+
+
+def smc_log_prob(params):
+    log_prob, z, _ = smc_rows(params)
+    return jnp.log(jnp.stack([jnp.sum(jnp.exp(log_prob) * (z == value)) for value in range(4)]))
+
+
 CASES = {
     "marginal": (marginal_of, marginal_rows, marginal_given, marginal_log_prob),
     "normalize": (normalized_of, normalized_rows, normalized_given, normalized_log_prob),
+    "smc": (smc_of, smc_rows, smc_given, smc_log_prob),
     "nested": (nested_of, nested_rows, nested_given, nested_log_prob),
 }

@@ -12,19 +12,21 @@ from distributions.models import (
     LOG_DENSITY,
     NUM_RUNS,
     PARAMS,
+    chain_log_prob,
+    chain_of,
     marginal_of,
     marginal_rows,
     nested_of,
     nested_rows,
     normalized_of,
     outer_forward,
+    smc_of,
 )
 
 import bayesft as bft
 from bayesft.distributions import DISTRIBUTIONS, Marginal, marginal, normalize
 from bayesft.errors import ChoiceError, EstimatorError
 from bayesft.objectives import draw_detached
-from bayesft.objectives.weights import _Detached
 from bayesft.testing import assert_unbiased
 
 GIVEN = 1
@@ -41,7 +43,7 @@ def used(gradient):
     return row, np.abs(row) > 1e-6
 
 
-def both_roles(density_of, key):
+def both_roles(density_of, key, num_values=3):
     """The bound of a draw, that of a given value, and what is unbiased in each."""
 
     def costs(params, key):
@@ -50,21 +52,20 @@ def both_roles(density_of, key):
         given = bft.expectation(lambda p: _given(density_of(p)), estimator=SCORE)
         return drawn.value_and_grad(keys[0], params), given.value_and_grad(keys[1], params)
 
-    def unbiased(key):
-        keys = jax.random.split(key)
-        z, log_q = density_of(PARAMS).sample_and_log_prob(keys[0])
-        inverse = jnp.where(jnp.arange(3) == z, jnp.exp(-log_q), 0.0)
-        values = jnp.arange(3)
-        estimate = jax.vmap(density_of(PARAMS).estimate_log_prob)(
-            jax.random.split(keys[1], 3), values
-        )
-        return inverse, jnp.exp(estimate)
-
     def run(key):
         keys = jax.random.split(key)
-        return costs(PARAMS, keys[0]), unbiased(keys[1])
+        return costs(PARAMS, keys[0]), unbiased(density_of(PARAMS), keys[1], num_values)
 
     return jax.jit(jax.vmap(run))(jax.random.split(key, NUM_RUNS))
+
+
+def unbiased(density, key, num_values):
+    """1/q̂ of a draw, at its value, and q̂ of every value."""
+    keys, values = jax.random.split(key), jnp.arange(num_values)
+    z, log_q = density.sample_and_log_prob(keys[0])
+    inverse = jnp.where(values == z, jnp.exp(-log_q), 0.0)
+    estimate = jax.vmap(density.estimate_log_prob)(jax.random.split(keys[1], num_values), values)
+    return inverse, jnp.exp(estimate)
 
 
 def _drawn(density):
@@ -106,14 +107,18 @@ def test_the_room_is_covered():
 @pytest.mark.parametrize("name", CASES)
 def test_both_roles_agree_with_enumeration(name):
     density_of, rows, given, log_prob = CASES[name]
-    (drawn_cost, given_cost), (inverse, estimate) = both_roles(density_of, jax.random.key(0))
-    assert_unbiased(inverse, jnp.ones(3), family=FAMILY, resolution=0.2)
-    assert_unbiased(estimate, jnp.exp(log_prob(PARAMS)), family=FAMILY, resolution=0.05)
+    log_q = log_prob(PARAMS)
+    num_values = len(log_q)
+    pair, means = both_roles(density_of, jax.random.key(0), num_values)
+    (drawn_cost, given_cost), (inverse, estimate) = pair, means
+    per_value = 0.05 * (num_values + 1)  # the more values, the fewer draws of each
+    assert_unbiased(inverse, jnp.ones(num_values), family=FAMILY, resolution=per_value)
+    assert_unbiased(estimate, jnp.exp(log_q), family=FAMILY, resolution=0.05)
     check_gradient(drawn_cost, exact_drawn(rows))
     check_gradient(given_cost, exact_given(given))
     # The directions: too large on average for what was drawn, too small for what is given.
-    log_q = log_prob(PARAMS)
-    assert exact_drawn(rows)[0] >= jnp.exp(log_q) @ (log_q - LOG_DENSITY) - 1e-6
+    reverse_kl = jnp.exp(log_q) @ (log_q - LOG_DENSITY[:num_values])
+    assert exact_drawn(rows)[0] >= reverse_kl - 1e-6
     assert exact_given(given)[0] >= -log_q[GIVEN] - 1e-6
 
 
@@ -128,6 +133,15 @@ def test_enumerated_choices_of_sub_programs_are_exact(density_of, rows):
     exact, exact_gradient = exact_drawn(rows)
     np.testing.assert_allclose(value, exact, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, exact_gradient)
+
+
+def test_a_marginal_by_smc_has_both_roles():
+    """Its auxiliaries are the path of a scan, scored and drawn by SMC given what is kept."""
+    keys = jax.random.split(jax.random.key(2), NUM_RUNS)
+    run = jax.jit(jax.vmap(lambda key: unbiased(chain_of(PARAMS), key, 3)))
+    inverse, estimate = run(keys)
+    assert_unbiased(inverse, jnp.ones(3), family=2, resolution=0.2)
+    assert_unbiased(estimate, jnp.exp(chain_log_prob(PARAMS)), family=2, resolution=0.05)
 
 
 # ---- deliberate mistakes -------------------------------------------------------------------------
@@ -149,7 +163,7 @@ def with_unscored_auxiliaries(params):
     """Their samples but the first one lose their score terms."""
 
     def backward(z):
-        bft.draw("u", dist.Categorical(logits=params["reverse"][z]), _Detached())
+        bft.draw("u", dist.Categorical(logits=params["reverse"][z]), bft.estimators.detached())
 
     return dataclasses.replace(marginal_of(params), proposal=bft.model(backward))
 
@@ -162,12 +176,13 @@ def test_a_fresh_auxiliary_is_caught():
         check_gradient(drawn_cost, exact_drawn(marginal_rows))
 
 
-@pytest.mark.parametrize("name", ["marginal", "normalize"])
+@pytest.mark.parametrize("name", ["marginal", "normalize", "smc"])
 def test_a_dropped_score_is_caught(name):
     """That of the auxiliaries, and that of the index: a resampling step."""
     dropped = {
         "marginal": with_unscored_auxiliaries,
-        "normalize": lambda params: normalized_of(params, _Detached()),
+        "normalize": lambda params: normalized_of(params, bft.estimators.detached()),
+        "smc": lambda params: smc_of(params, bft.estimators.detached()),
     }
     program = bft.expectation(lambda p: _drawn(dropped[name](p)), estimator=SCORE)
     keys = jax.random.split(jax.random.key(0), NUM_RUNS)

@@ -23,6 +23,7 @@ from bayesft.estimators.importance import Importance
 from bayesft.estimators.reparameterize import Reparameterize
 
 MEMBERS = [
+    bft.estimators.detached(),
     bft.estimators.doubly_reparameterize(),
     bft.estimators.enumerate(),
     bft.estimators.gumbel_straight_through(0.5),
@@ -30,9 +31,12 @@ MEMBERS = [
     bft.estimators.leave_one_out(num_samples=4),
     bft.estimators.measure_valued(),
     bft.estimators.moving_average(0.9),
+    bft.estimators.learned_baseline(lambda d: jnp.ones(1), 1),
     bft.estimators.rebar(0.5),
+    bft.estimators.relax(lambda params, z: params * z, 0.5),
     bft.estimators.reparameterize(),
     bft.estimators.score_function(baseline=0.5),
+    bft.estimators.trained_rebar(lambda soft: soft),
     bft.estimators.vimco(),
 ]
 
@@ -193,8 +197,12 @@ def test_a_moving_average_is_carried_and_cuts_the_variance():
     bft.testing.assert_unbiased(gradients[:, 0], 1.0, family=2)
     bft.testing.assert_unbiased(gradients[:, -1], 1.0, family=2)
     assert gradients[:, -1].var() < 0.05 * gradients[:, 0].var()
-    total, weight = average.update(average.update(average.init(), jnp.array(2.0)), jnp.array(4.0))
-    assert jnp.isclose(average.baseline((total, weight), jnp.zeros(1))[0], (0.9 * 2 + 4) / 1.9)
+    total, weight = average.update(
+        average.update(average.init(), jnp.array(2.0), None), jnp.array(4.0), None
+    )
+    assert jnp.isclose(
+        average.baseline((total, weight), jnp.zeros(1), None)[0], (0.9 * 2 + 4) / 1.9
+    )
 
 
 def test_fit_requires_what_expectations_do():

@@ -93,8 +93,10 @@ def exact_forward_kl(params, guide, target):
 
 
 def test_the_room_is_covered():
-    """Objectives of draws are in the table, others in test_programs, test_hierarchical and here."""
+    """Objectives of draws are in the table, others in test_programs, test_hierarchical,
+    test_variational_smc and here."""
     others = {"mle", "forward_kl", "wake_sleep", "hierarchical", "iwhvi", "diwhvi"}
+    others |= {"variational_smc"}
     assert {objective.__name__ for objective in OBJECTIVES} - others == set(CASES) - {
         "renyi above 1"
     }
