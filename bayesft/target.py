@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, get_args
 
 import jax
@@ -239,6 +239,14 @@ class Target:
         return self.evidence.terms
 
     @property
+    def named_terms(self) -> dict[str, Term]:
+        """The terms under names of their own, "count" and "count#2", as metrics call them."""
+        named: dict[str, Term] = {}
+        for term in self.terms:
+            named[_free_name(term.evidence.name, named)] = term
+        return named
+
+    @property
     def host_terms(self) -> tuple[Term, ...]:
         """The terms that only Python can evaluate."""
         return tuple(t for t in self.terms if isinstance(t.evidence, HostEvidence))
@@ -263,17 +271,31 @@ class Target:
 
     def log_device_evidence(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, ""]:
         """The part of log φ(y, x) that JAX evaluates, in nats."""
+        return self._scaled(self.log_device_potentials(tokens, x))
+
+    def log_device_potentials(
+        self, tokens: Int[Array, " T"], x: Prompt
+    ) -> dict[str, Float[Array, ""]]:
+        """Unscaled log φ in nats of every term that JAX evaluates, by name."""
         length = sequence_lengths(tokens, self.prior.eos)
         ended = is_eos(tokens, self.prior.eos).any()
-        total = jnp.zeros(())
-        for term in self.terms:
+        values = {}
+        for name, term in self.named_terms.items():
             match term.evidence:
                 case Potential() as evidence:
-                    total += term.scaled(evidence.log_potential(tokens, x, length))
+                    values[name] = evidence.log_potential(tokens, x, length)
                 case PrefixEvidence() as evidence:
-                    total += term.scaled(prefix_sum(evidence, tokens, x, length, ended))
+                    values[name] = prefix_sum(evidence, tokens, x, length, ended)
                 case _:
                     pass
+        return values
+
+    def _scaled(self, potentials: Mapping[str, Array]) -> Float[Array, ""]:
+        """Σ scale·log φ over the terms that are there."""
+        total = jnp.zeros(())
+        for name, term in self.named_terms.items():
+            if name in potentials:
+                total += term.scaled(potentials[name])
         return total
 
     def log_density(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, ""]:
@@ -283,9 +305,14 @@ class Target:
         rest, which no guide's gradient reaches, is computed once per recording.
         """
         tokens = pad_after_end(tokens, self.prior.eos)
-        total = effects.stored(
-            lambda: self.log_prior(tokens, x) + self.log_device_evidence(tokens, x)
+        known = effects.stored(
+            lambda: {
+                "tokens": tokens,  # whose numbers these are
+                "log_prior": self.log_prior(tokens, x),
+                "log_potentials": self.log_device_potentials(tokens, x),
+            }
         )
+        total = known["log_prior"] + self._scaled(known["log_potentials"])
         if not self.host_terms:
             return total
         lengths = sequence_lengths(tokens, self.prior.eos)
@@ -315,6 +342,15 @@ def _known_scale(term: Term) -> float | None:
     return None if isinstance(term.scale, Tracer) else float(term.scale)
 
 
+def _free_name(name: str, taken: Container[str]) -> str:
+    """The name, or the first of name#2, name#3, … that is not taken."""
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}#{number}"
+    return free
+
+
 def _checked_terms(evidence: Evidence) -> tuple[Term, ...]:
     """The terms under names of their own: Python evidence is recorded by name."""
     terms: list[Term] = []
@@ -329,11 +365,9 @@ def _checked_terms(evidence: Evidence) -> tuple[Term, ...]:
                 else "a scale that is NaN or infinite.",
                 remedy="negate the predicate instead, or use a finite scale.",
             )
-        number = 1
-        while (name := leaf.name if number == 1 else f"{leaf.name}#{number}") in taken:
-            number += 1
+        name = _free_name(leaf.name, taken)
         taken.add(name)
-        if number > 1 and isinstance(leaf, HostEvidence):
+        if name != leaf.name and isinstance(leaf, HostEvidence):
             leaf = dataclasses.replace(leaf, name=name)  # pyright: ignore[reportArgumentType]
         terms.append(Term(term.scale, leaf))
     return tuple(terms)
