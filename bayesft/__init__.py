@@ -39,10 +39,10 @@ from bayesft.program import (
 from bayesft.target import Target
 
 if TYPE_CHECKING:
-    from bayesft import io, lm, testing
+    from bayesft import io, lm, testing, track
 
 __version__ = "0.1.0"
-_LAZY = ("io", "lm", "testing")
+_LAZY = ("io", "lm", "testing", "track")
 
 
 def __getattr__(name: str):
@@ -85,6 +85,7 @@ __all__ = [
     "samplers",
     "scan",
     "testing",
+    "track",
     "trainable",
     "twists",
 ]

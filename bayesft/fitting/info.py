@@ -51,7 +51,6 @@ class StepInfo:
     value: float
     metrics: dict[str, float]
     seconds: float
-    moment: Moment | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def scalars(self) -> dict[str, float]:
@@ -63,10 +62,14 @@ class StepInfo:
         """Whether this is the last step of the fit."""
         return self.step + 1 == self.num_steps
 
+    def due(self, every: int) -> bool:
+        """Whether something happens that is done every so many steps, the first and last too."""
+        return self.step % every == 0 or self.last
+
     @property
     def guide(self) -> Guide:
         """A copy of the guide after this step. Raises FitError once the step is over."""
-        guide, params, _, _ = self._moment.held("guide")
+        guide, params, _, _ = self._held("guide")
         return guide.with_params(jax.tree.map(jnp.copy, params))
 
     def completions(self, num: int) -> list[Completion]:
@@ -74,22 +77,27 @@ class StepInfo:
 
         Empty where the program draws no completions. Raises FitError once the step is over.
         """
-        _, _, recording, target = self._moment.held("completions")
+        _, _, recording, target = self._held("completions")
         return first_completions(recording, target, num)
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Metrics of a callback's own, for the callbacks after it and the history."""
         self.metrics.update({name: float(value) for name, value in metrics.items()})
 
-    @property
-    def _moment(self) -> Moment:
-        if self.moment is None:
+    def during(self, moment: Moment) -> StepInfo:
+        """This report, with what the step has in memory: no field, so it is never saved with it."""
+        object.__setattr__(self, "_moment", moment)
+        return self
+
+    def _held(self, what: str) -> tuple[Guide, PyTree, Recording, Any]:
+        moment: Moment | None = getattr(self, "_moment", None)
+        if moment is None:
             raise FitError(
-                "This step holds neither guide nor completions.",
-                cause="it was made by hand, or read from a file.",
+                f"This step does not hold its {what}.",
+                cause="it was made by hand, or comes from a checkpoint.",
                 remedy="use the one that bft.fit hands to its callbacks.",
             )
-        return self.moment
+        return moment.held(what)
 
 
 def step_info(
@@ -109,7 +117,7 @@ def step_info(
         before = history[-1].metrics.get("num_tokens", 0.0) if history else 0.0
         metrics["num_tokens"] += before
         metrics["tokens_per_second"] = metrics.pop("num_completion_tokens") / seconds
-    return StepInfo(step, num_steps, values[0][0], metrics, seconds, moment)
+    return StepInfo(step, num_steps, values[0][0], metrics, seconds).during(moment)
 
 
 @dataclasses.dataclass(frozen=True)
