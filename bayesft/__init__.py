@@ -39,10 +39,10 @@ from bayesft.program import (
 from bayesft.target import Target
 
 if TYPE_CHECKING:
-    from bayesft import interop, io, lm, testing
+    from bayesft import interop, io, lm, testing, track
 
 __version__ = "0.1.0"
-_LAZY = ("interop", "io", "lm", "testing")
+_LAZY = ("interop", "io", "lm", "testing", "track")
 
 
 def __getattr__(name: str):
@@ -86,6 +86,7 @@ __all__ = [
     "samplers",
     "scan",
     "testing",
+    "track",
     "trainable",
     "twists",
 ]

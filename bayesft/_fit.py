@@ -14,8 +14,7 @@ from jaxtyping import Array
 
 from bayesft.base import Estimator, Guide, Key, Prompt
 from bayesft.fitting.checks import Observing, check_claim, check_counts, check_fit
-from bayesft.fitting.info import Fitted, StepInfo
-from bayesft.fitting.metrics import measure
+from bayesft.fitting.info import Fitted, Moment, StepInfo, step_info
 from bayesft.fitting.order import Order
 from bayesft.fitting.refusals import refuse_infinite, refuse_nan, refuse_nan_costs
 from bayesft.fitting.state import FitState
@@ -101,13 +100,14 @@ def fit(
             values.append((float(value), float(norm)))
         state = FitState(state.step + 1, params, opt, recording.states)
         seconds = time.perf_counter() - started
-        metrics = {"grad_norm": values[-1][1], **measure(recording)}
-        info = StepInfo(step, num_steps, values[0][0], metrics, seconds)
+        moment = Moment(guide, state.params, recording, data)
+        info = step_info(step, num_steps, values, seconds, moment, state.optimizer, history)
         refuse_infinite(values[0][0], objective)  # exact estimators record no costs
         refuse_nan(values, step)
         history.append(info)
         for callback in callbacks:
             callback(info)
+        moment.close()
     return Fitted(guide.with_params(state.params), history)
 
 

@@ -62,6 +62,10 @@ class FitError(BayesftError, ArithmeticError):
     """A fit cannot go on: its objective or gradient is not a number."""
 
 
+class RunError(BayesftError, ValueError):
+    """What a fit reports cannot be written down, or a run's folder cannot be read."""
+
+
 class SupportWarning(UserWarning):
     """A proposal cannot draw what the target gives mass to: its draws miss a part of the target."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
@@ -11,7 +9,6 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from bayesft.base import (
@@ -31,6 +28,7 @@ from bayesft.base import (
     pad_after_end,
     sequence_lengths,
 )
+from bayesft.base.terms import checked_terms, free_name, known_scale
 from bayesft.errors import HardConstraintError, PromptError, TargetError
 from bayesft.program import effects
 
@@ -182,9 +180,9 @@ class Target:
 
     def _declared(self, evidence: Evidence | None) -> Sum:
         """The terms of evidence, checked and bound to prior, horizon and prompts."""
-        terms = () if evidence is None else _checked_terms(evidence)
+        terms = () if evidence is None else checked_terms(evidence)
         for term in terms:
-            if _known_scale(term) != 0:
+            if known_scale(term) != 0:
                 term.evidence.require_satisfiable(self.horizon)
         setting = self.prior, self.horizon, self.prompts.longest
         return Sum(tuple(Term(term.scale, term.evidence.bind(*setting)) for term in terms))
@@ -231,12 +229,20 @@ class Target:
     @property
     def hard(self) -> bool:
         """Whether the target declares sequences impossible that its prior can produce."""
-        hard = any(t.evidence.hard and _known_scale(t) != 0 for t in self.terms)
+        hard = any(t.evidence.hard and known_scale(t) != 0 for t in self.terms)
         return hard or self.horizon.eos_policy == "condition"
 
     @property
     def terms(self) -> tuple[Term, ...]:
         return self.evidence.terms
+
+    @property
+    def named_terms(self) -> dict[str, Term]:
+        """The terms under names of their own, "count" and "count#2", as metrics call them."""
+        named: dict[str, Term] = {}
+        for term in self.terms:
+            named[free_name(term.evidence.name, named)] = term
+        return named
 
     @property
     def host_terms(self) -> tuple[Term, ...]:
@@ -263,17 +269,31 @@ class Target:
 
     def log_device_evidence(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, ""]:
         """The part of log φ(y, x) that JAX evaluates, in nats."""
+        return self._scaled(self.log_device_potentials(tokens, x))
+
+    def log_device_potentials(
+        self, tokens: Int[Array, " T"], x: Prompt
+    ) -> dict[str, Float[Array, ""]]:
+        """Unscaled log φ in nats of every term that JAX evaluates, by name."""
         length = sequence_lengths(tokens, self.prior.eos)
         ended = is_eos(tokens, self.prior.eos).any()
-        total = jnp.zeros(())
-        for term in self.terms:
+        values = {}
+        for name, term in self.named_terms.items():
             match term.evidence:
                 case Potential() as evidence:
-                    total += term.scaled(evidence.log_potential(tokens, x, length))
+                    values[name] = evidence.log_potential(tokens, x, length)
                 case PrefixEvidence() as evidence:
-                    total += term.scaled(prefix_sum(evidence, tokens, x, length, ended))
+                    values[name] = prefix_sum(evidence, tokens, x, length, ended)
                 case _:
                     pass
+        return values
+
+    def _scaled(self, potentials: Mapping[str, Array]) -> Float[Array, ""]:
+        """Σ scale·log φ over the terms that are there."""
+        total = jnp.zeros(())
+        for name, term in self.named_terms.items():
+            if name in potentials:
+                total += term.scaled(potentials[name])
         return total
 
     def log_density(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, ""]:
@@ -283,9 +303,14 @@ class Target:
         rest, which no guide's gradient reaches, is computed once per recording.
         """
         tokens = pad_after_end(tokens, self.prior.eos)
-        total = effects.stored(
-            lambda: self.log_prior(tokens, x) + self.log_device_evidence(tokens, x)
+        known = effects.stored(
+            lambda: {
+                "tokens": tokens,  # whose numbers these are
+                "log_prior": self.log_prior(tokens, x),
+                "log_potentials": self.log_device_potentials(tokens, x),
+            }
         )
+        total = known["log_prior"] + self._scaled(known["log_potentials"])
         return self._with_host_evidence(total, tokens, x)
 
     def log_evidence(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, ""]:
@@ -317,35 +342,6 @@ class Target:
             for term in self.host_terms
             if isinstance(term.evidence, HostEvidence)
         }
-
-
-def _known_scale(term: Term) -> float | None:
-    """The scale as a number, or None while it is traced."""
-    return None if isinstance(term.scale, Tracer) else float(term.scale)
-
-
-def _checked_terms(evidence: Evidence) -> tuple[Term, ...]:
-    """The terms under names of their own: Python evidence is recorded by name."""
-    terms: list[Term] = []
-    taken: set[str] = set()
-    for term in evidence.terms:
-        scale, leaf = _known_scale(term), term.evidence
-        if scale is not None and (not math.isfinite(scale) or (scale < 0 and leaf.hard)):
-            raise TargetError(
-                f"The evidence {leaf.name} is scaled by {scale}.",
-                cause="a negative multiple of a hard constraint would be +inf where it is violated."
-                if leaf.hard
-                else "a scale that is NaN or infinite.",
-                remedy="negate the predicate instead, or use a finite scale.",
-            )
-        number = 1
-        while (name := leaf.name if number == 1 else f"{leaf.name}#{number}") in taken:
-            number += 1
-        taken.add(name)
-        if number > 1 and isinstance(leaf, HostEvidence):
-            leaf = dataclasses.replace(leaf, name=name)  # pyright: ignore[reportArgumentType]
-        terms.append(Term(term.scale, leaf))
-    return tuple(terms)
 
 
 def prefix_sum(

@@ -32,8 +32,9 @@ RANKS = {
     "lm": 7,
     "io": 6,
     "interop": 7,
-    "report": 8,
-    "cli": 9,
+    "track": 8,
+    "report": 9,
+    "cli": 10,
 }
 TOP_RANK = max(RANKS.values())
 MAX_FILE_LINES = 400

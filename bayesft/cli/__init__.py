@@ -1,4 +1,4 @@
-"""The command line: `bayesft demo`, `sample`, `fit` and `certify`.
+"""The command line: `bayesft demo`, `sample`, `fit`, `certify` and `report`.
 
 Contract. One file per command; results go to stdout, progress and messages to stderr. Exit codes
 are 0 for success, 2 for usage and 1 for everything that failed; an error of the library is shown
@@ -18,6 +18,7 @@ from bayesft.cli.certify import certify
 from bayesft.cli.command import command
 from bayesft.cli.demo import demo
 from bayesft.cli.fit import fit
+from bayesft.cli.report import report
 from bayesft.cli.sample import sample
 
 app = typer.Typer(
@@ -52,14 +53,15 @@ def main(
     """Fine-tuning is posterior inference: a language model is a prior, a reward is evidence.
 
     Start with `bayesft demo`, which needs nothing else. Then declare a target of your own and
-    `sample` it, `fit` a guide to it, and `certify` how far the guide still is.
+    `sample` it, `fit` a guide to it, and `certify` how far the guide still is; `report` shows a
+    fit that was written down.
     """
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows "?"
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
-for each in (demo, sample, fit, certify):
+for each in (demo, sample, fit, certify, report):
     app.command()(command(each))
 
 __all__ = ["app"]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bayesft.cli.names import DEFAULTS, ESTIMATORS, OBJECTIVES, build, choose, flag, lookup
-from bayesft.cli.options import RUN, FitOptions, Seed, TargetOptions
+from bayesft.cli.options import RUN, FitOptions, Seed, TargetOptions, WatchOptions
 from bayesft.cli.output import require_writable
 
 if TYPE_CHECKING:
     import bayesft as bft
+    from bayesft.report.progress import Reporter
 
 Out = Annotated[
     Path,
@@ -31,7 +34,9 @@ TAKES = {
 """Which options go with which objective."""
 
 
-def fit(target: TargetOptions, fit: FitOptions, out: Out, seed: Seed = 0) -> None:
+def fit(
+    target: TargetOptions, fit: FitOptions, watch: WatchOptions, out: Out, seed: Seed = 0
+) -> None:
     """Fit a guide to a target, starting from its prior, and save it.
 
     The guide can then be the `--proposal` of `sample`, and `certify` says how far it is from the
@@ -41,12 +46,17 @@ def fit(target: TargetOptions, fit: FitOptions, out: Out, seed: Seed = 0) -> Non
 
         bayesft fit --model stories --reward bayesft.cli.stories:sadness --beta 0.2 --bounds -1,1 --prompt "Once upon a time" --num-samples 64 --steps 200 --out sad
 
+    The same, written down for `bayesft report`:
+
+        bayesft fit --model stories --reward bayesft.cli.stories:sadness --beta 0.2 --bounds -1,1 --prompt "Once upon a time" --run runs/sad --certify-every 50 --out sad
+
     Supervised fine-tuning of all parameters:
 
         bayesft fit --model path/to/model --objective mle --data demonstrations.jsonl --lora-rank 0 --out tuned
     """  # noqa: E501  (a command that can be copied stands on one line)
     _require_consistent(target, fit)
     require_writable(out, folder=True)
+    _require_watchable(watch, fit, out)
 
     import jax
     import optax
@@ -67,6 +77,8 @@ def fit(target: TargetOptions, fit: FitOptions, out: Out, seed: Seed = 0) -> Non
     else:
         declared = _declare(target)
         prior = declared.prior
+    given = {"target": dataclasses.asdict(target), "fit": dataclasses.asdict(fit), "seed": seed}
+    trackers = _trackers(declared, given, watch, report)
     with report.fit(f"fitting by {fit.objective}", fit.steps) as callback:
         fitted = bft.fit(
             declared,
@@ -77,7 +89,7 @@ def fit(target: TargetOptions, fit: FitOptions, out: Out, seed: Seed = 0) -> Non
             num_steps=fit.steps,
             prompts_per_step=fit.prompts_per_step,
             key=jax.random.key(seed),
-            callbacks=[callback],
+            callbacks=[callback, *trackers],
         )
     fitted.guide.save(out)
     values = fitted.values
@@ -106,6 +118,39 @@ def _require_consistent(target: TargetOptions, fit: FitOptions) -> None:
         raise typer.BadParameter(
             "--objective mle takes prompts and completions from --data, and no evidence."
         )
+
+
+def _require_watchable(watch: WatchOptions, fit: FitOptions, out: Path) -> None:
+    if watch.certify_every is not None and fit.objective == "mle":
+        raise typer.BadParameter("--certify-every needs a target with a density, and mle has data.")
+    if watch.run is None:
+        return
+    require_writable(watch.run, folder=True, option="--run")
+    if out.absolute() in (watch.run.absolute(), *watch.run.absolute().parents):
+        raise typer.BadParameter(
+            f"{watch.run} lies in the folder of the guide, which is written as a whole.",
+            param_hint="--run",
+        )
+
+
+def _trackers(
+    declared: Any, config: dict[str, Any], watch: WatchOptions, report: Reporter
+) -> list[Callable[[Any], object]]:
+    """The callbacks that were asked for; certificates come first, so that the run has them."""
+    import jax
+
+    from bayesft import track
+
+    found: list[Callable[[Any], object]] = []
+    if watch.certify_every is not None:
+        few = declared.select(range(min(4, len(declared.prompts))))
+        key = jax.random.key(config["seed"] + 1)
+        found.append(track.certificates(few, watch.certify_every, key))
+    if watch.run is not None:
+        found.append(track.run(watch.run, config))
+    if watch.show_every is not None:
+        found.append(track.completions(watch.show_every, console=report.console))
+    return found
 
 
 def _estimator(fit: FitOptions) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-TARGET, SAMPLER, FIT, RUN = "Target", "Sampler", "Fit", "Run"
+TARGET, SAMPLER, FIT, WATCH, RUN = "Target", "Sampler", "Fit", "Watch", "Run"
 
 
 def _option(help: str, panel: str, *names: str, metavar: str | None = None, **more):
@@ -204,6 +204,34 @@ class FitOptions:
         int, _option("Rank of the LoRA guide; 0 trains all parameters.", FIT, metavar="N", min=0)
     ] = 8
     prompts_per_step: Annotated[int, _option("Prompts in a step.", FIT, metavar="N", min=1)] = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchOptions:
+    """What is written down and shown while a fit goes on."""
+
+    run: Annotated[
+        Path | None,
+        _option(
+            "Write metrics, completions and configuration to this new folder, which "
+            "`bayesft report` makes a page of.",
+            WATCH,
+            metavar="RUN",
+        ),
+    ] = None
+    show_every: Annotated[
+        int | None,
+        _option("Show a table of completions every so many steps.", WATCH, metavar="N", min=1),
+    ] = None
+    certify_every: Annotated[
+        int | None,
+        _option(
+            "Certify the guide every so many steps, on the first four prompts.",
+            WATCH,
+            metavar="N",
+            min=1,
+        ),
+    ] = None
 
 
 Seed = Annotated[int, _option("Same seed, same numbers on the same machine.", RUN, metavar="N")]

@@ -11,23 +11,23 @@ from pathlib import Path
 import typer
 
 
-def require_writable(path: Path, *, folder: bool) -> None:
+def require_writable(path: Path, *, folder: bool, option: str = "--out") -> None:
     """A usage error unless a file (or folder) can be made at the path, or replaced there."""
     path = path.absolute()
     if path.is_dir() != folder and path.exists():
         what = "a file" if folder else "a folder"
-        raise typer.BadParameter(f"{path} is {what}.", param_hint="--out")
+        raise typer.BadParameter(f"{path} is {what}.", param_hint=option)
     if folder and path.is_dir() and any(path.iterdir()):
         raise typer.BadParameter(
-            f"{path} is not empty: name a new or empty folder.", param_hint="--out"
+            f"{path} is not empty: name a new or empty folder.", param_hint=option
         )
     parent = path.parent
     while folder and not parent.exists():  # folders are made with their parents
         parent = parent.parent
     if not parent.is_dir():
-        raise typer.BadParameter(f"there is no folder {parent}.", param_hint="--out")
+        raise typer.BadParameter(f"there is no folder {parent}.", param_hint=option)
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise typer.BadParameter(f"{parent} cannot be written to.", param_hint="--out")
+        raise typer.BadParameter(f"{parent} cannot be written to.", param_hint=option)
 
 
 @contextmanager

@@ -9,7 +9,9 @@ step merely reports is a `StepInfo`.
 | `order` | which prompts a step sees: a function of the key and the step |
 | `state` | what the next step needs |
 | `info` | what a step reports |
-| `metrics` | what of it is read off the recording |
+| `metrics` | what of it is read off the recording, by TRL's names |
+| `sequences` | the completions of a recording, with their scores |
+| `completions` | some of them as text |
 | `update` | one optimiser step on a recording |
 | `checks` | what is refused before the first step |
 | `refusals` | what is refused after one: infinite and NaN objectives |

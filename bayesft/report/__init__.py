@@ -12,6 +12,8 @@ colours and block characters where the console lacks them.
     histogram     their counts and columns, and curves in one line
     highlight     words that count, in a text
     progress      what is going on, on stderr
+    run           the page of a run: curves, certificates, completions, configuration
+    curves        metrics and limits over steps, as SVG in the colours of its page
     frontier      reward against KL: the optimal curve and points beside it, as SVG
     genealogy     particles and where they came from, as SVG
     weights       weights of particles over time, as SVG

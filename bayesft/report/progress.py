@@ -11,6 +11,23 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from bayesft.fitting.info import StepInfo
 
+QUIET_SECONDS = 30.0
+"""Where there is no terminal, a fit says where it is after so long."""
+
+
+def step_line(info: StepInfo) -> str:
+    """Where a fit is: objective, reward, KL, ESS and tokens per second, those that it has."""
+    parts = [f"{info.step + 1}/{info.num_steps}", f"{info.value:+.3f} nats"]
+    for name, shown in (
+        ("reward", "reward {:+.3f}"),
+        ("kl", "KL {:.2f}"),
+        ("ess_share", "ESS {:.0%}"),
+        ("tokens_per_second", "{:,.0f} tokens/s"),
+    ):
+        if name in info.metrics:
+            parts.append(shown.format(info.metrics[name]))
+    return "  ".join(parts)
+
 
 class Reporter:
     """Says what is going on, on a console of its own."""
@@ -30,10 +47,14 @@ class Reporter:
         """Show the steps of a fit and its objective; what it yields is a callback of `bft.fit`."""
         with self._progress() as progress, self._timed(what):
             task = progress.add_task(what, total=num_steps, value="")
+            said = time.perf_counter()
 
             def callback(info: StepInfo) -> None:
-                value = f"{info.step + 1}/{info.num_steps}  {info.value:+.3f} nats"
-                progress.update(task, completed=info.step + 1, value=value)
+                nonlocal said
+                progress.update(task, completed=info.step + 1, value=step_line(info))
+                if not self.console.is_terminal and time.perf_counter() - said > QUIET_SECONDS:
+                    said = time.perf_counter()
+                    self.note(f"{what}  {step_line(info)}")
 
             yield callback
 

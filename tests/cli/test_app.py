@@ -26,7 +26,8 @@ def test_help_is_complete(invoke, name):
 
 
 def test_help_lists_the_commands_and_no_command_shows_it(invoke):
-    assert all(name in invoke("--help").stdout for name in ("demo", "sample", "fit", "certify"))
+    names = ("demo", "sample", "fit", "certify", "report")
+    assert all(name in invoke("--help").stdout for name in names)
     assert "Usage" in invoke().output
 
 

@@ -1,8 +1,15 @@
 """`bayesft fit`, then what its guide is good for: `sample --proposal` and `certify`."""
 
 import json
+import types
 
 import pytest
+
+from bayesft.cli.fit import _trackers
+from bayesft.cli.options import WatchOptions
+from bayesft.track.certificates import Certificates
+from bayesft.track.completions import CompletionsTable
+from bayesft.track.run import RunFolder
 
 TINY = ("--max-new-tokens", 4, "--prompt", "One day")
 QUICK = ("--steps", 2, "--num-samples", 2)
@@ -15,12 +22,20 @@ def target(model, rewards):
 
 
 def test_a_fitted_guide_proposes_and_is_certified(invoke, target, tmp_path):
-    out = tmp_path / "guide"
-    fitted = invoke("fit", *target, *QUICK, "--lora-rank", 2, "--out", out)
+    out, run = tmp_path / "guide", tmp_path / "run"
+    watched = ("--run", run, "--show-every", 2)
+    fitted = invoke("fit", *target, *QUICK, "--lora-rank", 2, "--out", out, *watched)
     assert fitted.exit_code == 0, fitted.stderr
     assert fitted.stdout.strip() == str(out)
+    assert "step 1/2  objective" in fitted.stderr and "brevity" in fitted.stderr
     assert "reverse-kl:" in fitted.stderr and "nats" in fitted.stderr
     assert (out / "adapter_config.json").exists()
+
+    page = invoke("report", run)
+    assert page.exit_code == 0, page.stderr
+    assert page.stdout.strip() == str(run / "report.html")
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert "rewards/brevity/mean" in text and "fit.num_samples" in text and "One day" in text
 
     few = ("--particles", 4)
     sampled = invoke("sample", *target, *few, "--sampler", "importance", "--proposal", out)
@@ -66,6 +81,9 @@ def test_demonstrations_are_fitted_by_mle(invoke, model, tmp_path):
         (("--objective", "mle"), "needs completions"),
         (("--objective", "mle", "--data", __file__, "--reward", "math:sqrt"), "no evidence"),
         (("--num-samples", 1), "--num-samples"),
+        (("--run", "/dev/null"), "is a file"),
+        (("--show-every", 0), "--show-every"),
+        (("--objective", "mle", "--data", __file__, "--certify-every", 2), "needs a target"),
     ],
 )
 def test_usage_errors_exit_with_2(invoke, tmp_path, arguments, says):
@@ -95,3 +113,40 @@ def test_a_hard_constraint_under_reverse_kl_names_the_remedies(invoke, model, re
 def test_a_level_is_a_probability(invoke, tmp_path, level):
     result = invoke("certify", "--model", "/no", "--guide", tmp_path, "--level", level)
     assert result.exit_code == 2
+
+
+def test_certificates_stand_before_the_trackers_that_log_them(tmp_path):
+    from bayesft.report.progress import Reporter
+
+    target = types.SimpleNamespace(prompts=[""] * 9, select=len)
+    watch = WatchOptions(run=tmp_path / "run", show_every=2, certify_every=3)
+    made = _trackers(target, {"seed": 0}, watch, Reporter())
+    assert [type(each) for each in made] == [Certificates, RunFolder, CompletionsTable]
+    assert made[0].target == 4 and made[0].every == 3
+    assert _trackers(target, {"seed": 0}, WatchOptions(), Reporter()) == []
+
+
+def test_a_run_does_not_lie_in_the_folder_of_the_guide(invoke, tmp_path):
+    out = tmp_path / "guide"
+    for run in (out, out / "run"):
+        result = invoke("fit", "--model", "/no/such/model", "--out", out, "--run", run)
+        assert result.exit_code == 2
+        assert "lies in the folder of the guide" in " ".join(
+            result.stderr.replace("│", " ").split()
+        )
+
+
+def test_a_report_says_what_is_missing_and_goes_where_it_is_sent(invoke, tmp_path):
+    nothing = invoke("report", tmp_path)
+    assert nothing.exit_code == 1 and "no run at" in nothing.stderr
+    assert invoke("report").exit_code == 2
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "objective": 1.5}\n', encoding="utf-8")
+    page = tmp_path / "page.html"
+    assert invoke("report", tmp_path, "-o", page).exit_code == 0
+    assert "objective" in page.read_text(encoding="utf-8")
+    assert not (tmp_path / "report.html").exists()
+    unwritable = invoke("report", tmp_path, "-o", "/no/such/folder/page.html")
+    assert unwritable.exit_code == 2 and "no folder" in unwritable.stderr
+    (tmp_path / "metrics.jsonl").write_text("half\n", encoding="utf-8")
+    broken = invoke("report", tmp_path)
+    assert broken.exit_code == 1 and "Line 1" in broken.stderr

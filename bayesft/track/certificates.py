@@ -1,0 +1,70 @@
+"""How far the guide is from its target, certified while it is fitted."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from bayesft.base import Key
+from bayesft.diagnostics import Certificate, certify
+from bayesft.fitting.info import StepInfo
+from bayesft.target import Target
+from bayesft.track.schedule import require_every
+
+BOUNDED = ("log_z", "reverse_kl", "forward_kl")
+
+
+class Certificates:
+    """A callback of `bft.fit` that certifies the guide; `found` are the certificates by step."""
+
+    def __init__(self, target: Target, every: int, key: Key, level: float, settings: dict):
+        self.target, self.every, self.key = target, every, key
+        self.level, self.settings = level, settings
+        self.found: dict[int, Certificate] = {}
+
+    def __call__(self, info: StepInfo) -> None:
+        if not info.due(self.every):
+            return
+        before = next(iter(self.found.values()), None)
+        certificate = certify(
+            self.target,
+            info.guide,
+            jax.random.fold_in(self.key, info.step),
+            level=1 - (1 - self.level) / len(self.target.prompts),
+            posterior_draws=None if before is None else before.posterior_draws,
+            **self.settings,
+        )
+        self.found[info.step] = certificate
+        info.add({f"certificate/{name}": value for name, value in self._means(certificate).items()})
+
+    def _means(self, certificate: Certificate) -> dict[str, float]:
+        found = {"level": self.level, "certified": float(certificate.certified.mean())}
+        for name in BOUNDED:
+            interval = getattr(certificate, name)
+            found[f"{name}/lower"] = float(np.mean(interval.lower))
+            found[f"{name}/upper"] = float(np.mean(interval.upper))
+        return found
+
+
+def certificates(
+    target: Target,
+    every: int,
+    key: Key,
+    level: float = 0.9,
+    num_particles: int = 64,
+    num_repeats: int = 64,
+) -> Certificates:
+    """A callback that certifies the guide after the first, every `every`-th and the last step.
+
+    To the step it adds `certificate/{log_z,reverse_kl,forward_kl}/{lower,upper}` in nats, the means
+    over the target's prompts; limits of single prompts are at 1 − (1 − level)/P, so that those of a
+    mean hold at `level` (Bonferroni) at any one step, `certificate/level`. `certificate/certified`
+    is the share of prompts whose upper limits are certified. The full certificates are in `.found`.
+
+    A certificate costs 2·`num_particles`·`num_repeats` completions per prompt: give a few prompts,
+    `target.select([0, 1])`. Exact posterior draws are made once and serve every certificate. Stands
+    before the trackers that should log it. Raises like `bft.certify`.
+    """
+    require_every(every)
+    settings = {"num_particles": num_particles, "num_repeats": num_repeats}
+    return Certificates(target, every, key, level, settings)
