@@ -12,19 +12,20 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from bayesft.base import Estimator, Guide, Key, Prompt
+from bayesft.base import Checkpoint, Estimator, Guide, Key, Prompt
 from bayesft.fitting.checks import Observing, check_claim, check_counts, check_fit
 from bayesft.fitting.info import Fitted, StepInfo
+from bayesft.fitting.keeper import keeping
 from bayesft.fitting.metrics import measure
 from bayesft.fitting.order import Order
-from bayesft.fitting.refusals import refuse_infinite, refuse_nan, refuse_nan_costs
+from bayesft.fitting.recorder import Recorder
+from bayesft.fitting.refusals import num_nan, refuse_infinite, refuse_nan, refuse_nan_costs
+from bayesft.fitting.settings import settings_of
 from bayesft.fitting.state import FitState
 from bayesft.fitting.update import update
 from bayesft.priors.empirical import Empirical
 from bayesft.priors.sequence import BoundGuide, bind
 from bayesft.program.context import Requirement
-from bayesft.program.expectation import scout
-from bayesft.program.record import record
 from bayesft.target import Target
 
 
@@ -41,6 +42,9 @@ def fit(
     steps_per_recording: int = 1,
     micro_batch: int | None = None,
     require: Requirement | None = None,
+    overlap: bool = False,
+    max_nan_steps: int = 0,
+    checkpoint: Checkpoint | None = None,
     callbacks: Sequence[Callable[[StepInfo], object]] = (),
 ) -> Fitted:
     """Fit a guide to a target by stochastic gradients of an objective.
@@ -52,9 +56,17 @@ def fit(
     `require="unbiased"` refuses estimators that claim less, and later steps on one recording. The
     guide passed in is left as it was. Same key, same device: same numbers.
 
+    With `overlap=True` the recording of step t + 1 is made, and its Python evidence evaluated, while
+    step t updates: a step takes as long as the slower of the two, on draws that are one update old
+    and importance-corrected. Up to `max_nan_steps` steps in a row whose gradient is NaN are skipped
+    (the metric `skipped_updates` counts them). `checkpoint` (`bft.io.checkpoint(folder)`) keeps the
+    state: the same call goes on from it, to the same result as if it had never ended. SIGTERM then
+    ends the fit after its step, or while it waits for evidence, with its state saved.
+
     Raises GuideError where the guide does not fit the target, HardConstraintError where the
     objective is infinite, FitError where it is NaN, EstimatorError where a claim falls short of
-    what is required, and whatever evidence raises.
+    what is required, CheckpointError where a checkpoint is in use or of another fit, FitInterrupted
+    on SIGTERM, and whatever evidence raises.
     """
     data = target.bind(guide) if isinstance(target, Empirical) else target
     check_fit(data, guide, objective)
@@ -63,51 +75,71 @@ def fit(
         prompts_per_step=prompts_per_step,
         steps_per_recording=steps_per_recording,
         micro_batch=1 if micro_batch is None else micro_batch,
+        max_nan_steps=1 + max_nan_steps,
     )
     check_claim(require, steps_per_recording)
-    resolve = data.evaluate_host if isinstance(data, Target) else None
     bound = bind(guide, data.horizon)
     frame = BoundGuide(guide.with_params(None), bound.horizon)
     order = Order(len(data.prompts), prompts_per_step, jax.random.fold_in(key, 0))
     # The update donates its parameters, and the caller's guide must survive that.
     params = jax.tree.map(jnp.copy, guide.params)
-    state = FitState(jnp.zeros((), jnp.int32), params, optimizer.init(params), {})
-    findings, history = None, []
-    for step in range(num_steps):
-        started = time.perf_counter()
-        keys = jax.random.split(jax.random.fold_in(key, step + 1))
-        args = (bound.with_params(state.params), data)
-        xs = _prompts(objective, args, order.rows(step), keys[0])
-        if findings is None:
-            one = jax.tree.map(lambda a: a[0], xs)
-            findings = scout(objective, estimator, (*args, one), require)
-        recording = record(
+    settings = settings_of(
+        key,
+        data,
+        objective=objective,
+        estimator=estimator,
+        prompts_per_step=order.size,
+        steps_per_recording=steps_per_recording,
+        overlap=overlap,
+    )
+    with keeping(checkpoint, settings) as keeper:
+        recorder = Recorder(
             objective,
-            keys[1],
-            args,
-            xs,
-            estimator=estimator,
-            findings=findings,
-            states=state.estimators if step else None,
-            resolve=resolve,
+            estimator,
+            lambda params: (bound.with_params(params), data),
+            lambda step, args, key: _prompts(objective, args, order.rows(step), key),
+            data.evaluate_host if isinstance(data, Target) else _no_evidence,
+            key,
+            ahead=overlap,
+            waiting=keeper.interruptible,
         )
-        refuse_infinite(recording.costs, objective)
-        refuse_nan_costs(recording, objective, step)
-        params, opt, values = state.params, state.optimizer, []
-        for _ in range(steps_per_recording):
-            params, opt, value, norm = update(
-                objective, estimator, optimizer, micro_batch, params, opt, frame, data, recording
+        estimators, pending = recorder.start(params, require)
+        zero = jnp.zeros((), jnp.int32)
+        state = FitState(zero, params, optimizer.init(params), estimators, zero, pending)
+        state, history = keeper.resume(state, num_steps)
+        for step in keeper.steps(len(history), num_steps):
+            started = time.perf_counter()
+            recording, pending = recorder.take(state, last=step + 1 == num_steps)
+            refuse_infinite(recording.costs, objective)
+            patient = int(state.nan_steps) < max_nan_steps
+            if not patient:
+                refuse_nan_costs(recording, objective, step)
+            params, opt, values = state.params, state.optimizer, []
+            for _ in range(steps_per_recording):
+                params, opt, value, norm = update(
+                    objective, estimator, optimizer, micro_batch, params, opt, frame, data, recording
+                )
+                values.append((float(value), float(norm)))
+            refuse_infinite(values[0][0], objective)  # exact estimators record no costs
+            if not patient:
+                refuse_nan(values, step)
+            skipped = num_nan(values)
+            state = FitState(
+                state.step + 1,
+                params,
+                opt,
+                state.estimators if skipped else recording.states,
+                state.nan_steps + 1 if skipped else zero,
+                pending,
             )
-            values.append((float(value), float(norm)))
-        state = FitState(state.step + 1, params, opt, recording.states)
-        seconds = time.perf_counter() - started
-        metrics = {"grad_norm": values[-1][1], **measure(recording)}
-        info = StepInfo(step, num_steps, values[0][0], metrics, seconds)
-        refuse_infinite(values[0][0], objective)  # exact estimators record no costs
-        refuse_nan(values, step)
-        history.append(info)
-        for callback in callbacks:
-            callback(info)
+            metrics = {"grad_norm": values[-1][1], **measure(recording)}
+            if max_nan_steps:
+                metrics["skipped_updates"] = float(skipped)
+            seconds = time.perf_counter() - started
+            history.append(StepInfo(step, num_steps, values[0][0], metrics, seconds))
+            keeper.keep(state, history)
+            for callback in callbacks:
+                callback(history[-1])
     return Fitted(guide.with_params(state.params), history)
 
 
@@ -122,3 +154,7 @@ def _prompts(objective: Any, args: tuple, rows: np.ndarray, key: Key) -> Prompt:
 @jax.jit
 def _take(xs: Prompt, rows: Array) -> Prompt:
     return jax.tree.map(lambda a: a[rows], xs)
+
+
+def _no_evidence(*rows: np.ndarray) -> dict[str, np.ndarray]:
+    raise AssertionError("data has no evidence")

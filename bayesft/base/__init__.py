@@ -14,6 +14,7 @@ from bayesft.base.algorithms import (
     ScoreEstimator,
     StatefulEstimator,
 )
+from bayesft.base.checkpoint import Archive, Checkpoint, Notes
 from bayesft.base.distributions import (
     Distribution,
     Enumerable,
@@ -45,6 +46,8 @@ from bayesft.base.sequences import (
 from bayesft.base.twists import ShowsHidden, SteppedTwist, Twist, TwistHead
 
 __all__ = [
+    "Archive",
+    "Checkpoint",
     "Claim",
     "Distribution",
     "Enumerable",
@@ -58,6 +61,7 @@ __all__ = [
     "LeafEvidence",
     "MultiPathEstimator",
     "MultiSampleEstimator",
+    "Notes",
     "Observation",
     "PathwiseEstimator",
     "Potential",

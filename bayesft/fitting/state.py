@@ -9,6 +9,7 @@ from jaxtyping import Array, Int
 
 from bayesft.base import PyTree
 from bayesft.program.expectation import States
+from bayesft.program.record import Pending
 
 
 @jax.tree_util.register_dataclass
@@ -17,10 +18,14 @@ class FitState:
     """What the next step needs; beside it, only the key and the arguments of `fit`.
 
     `step` counts the steps taken, `params` and `optimizer` are the guide's parameters and the
-    optimiser's state, `estimators` the states of estimators that keep one.
+    optimiser's state, `estimators` the states of estimators that keep one. `nan_steps` counts the
+    steps just taken, in a row, whose gradient was NaN. `pending` is the recording of the next step
+    where it is made one step ahead.
     """
 
     step: Int[Array, ""]
     params: PyTree
     optimizer: PyTree
     estimators: States
+    nan_steps: Int[Array, ""]
+    pending: Pending | None = None

@@ -62,6 +62,18 @@ class Recording:
         return values(self.data, "")
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """A recording on its way: `request` holds the rows that wait for evidence in Python.
+
+    With no request it is whole. A pytree, so it can be kept, and gone on with later.
+    """
+
+    recording: Recording
+    request: dict[str, Any] | None
+
+
 def record(
     program: Program,
     key: Key,
@@ -81,22 +93,84 @@ def record(
     `findings` saves the abstract pass where the program was scouted before; `states` are those of
     the last recording, if there was one.
     """
+    pending = begin(program, key, args, xs, estimator=estimator, findings=findings, states=states)
+    while pending.request is not None:
+        if resolve is None:
+            raise ValueError("the program asks for evidence in Python; pass resolve=")
+        answers = answer(pending.request, resolve)
+        pending = proceed(program, args, pending, answers, estimator=estimator)
+    return pending.recording
+
+
+def begin(
+    program: Program,
+    key: Key,
+    args: tuple,
+    xs: Prompt,
+    *,
+    estimator: Estimator | None = None,
+    findings: Findings | None = None,
+    states: States | None = None,
+) -> Pending:
+    """The first part of `record`: up to the end, or to the evidence that only Python can give."""
     if findings is None:
         findings = scout(program, estimator, (*args, jax.tree.map(lambda a: a[0], xs)))
     keys = _lane_keys(key, xs.id, findings.num_lanes)
     states = findings.states if states is None else states
-    data: dict[str, Any] = {}
+    recording = Recording(keys, xs, {}, {}, jnp.zeros(keys.shape), states)
     if not findings.needs_recording:
-        return Recording(keys, xs, data, {}, jnp.zeros(keys.shape), states)
-    while True:
-        data, request, costs, stored, after = _phase(
-            program, estimator, keys, args, xs, data, states
-        )
-        if request is None:
-            return Recording(keys, xs, data, stored, costs, after)
-        if resolve is None:
-            raise ValueError("the program asks for evidence in Python; pass resolve=")
-        data = _merged(data, _answer(request, resolve))
+        return Pending(recording, None)
+    return _run(program, args, recording, estimator)
+
+
+def answer(request: Mapping[str, Any], resolve: Resolver) -> dict[str, Any]:
+    """Every requested (id, tokens, length) replaced by its values, all rows in one call."""
+    answers: dict[str, Any] = {}
+    for name, arrays in request.items():
+        if isinstance(arrays, Mapping):
+            answers[name] = answer(arrays, resolve)
+            continue
+        ids, tokens, lengths = (np.asarray(a) for a in arrays)
+        values = resolve(ids.ravel(), tokens.reshape(-1, tokens.shape[-1]), lengths.ravel())
+        answers[name] = {
+            term: jnp.asarray(value, jnp.float32).reshape(ids.shape)
+            for term, value in values.items()
+        }
+    return answers
+
+
+def proceed(
+    program: Program,
+    args: tuple,
+    pending: Pending,
+    answers: Mapping[str, Any],
+    *,
+    estimator: Estimator | None = None,
+    states: States | None = None,
+) -> Pending:
+    """The next part of `record`, with what was asked for.
+
+    `args` may have moved on since: choices and their log-probs stay those that were recorded, and
+    costs and baselines are those at `args`; `states`, if given, are those of a recording that was
+    finished in between.
+    """
+    recording = pending.recording
+    known = dataclasses.replace(
+        recording,
+        data=_merged(recording.data, answers),
+        states=recording.states if states is None else states,
+    )
+    return _run(program, args, known, estimator)
+
+
+def _run(
+    program: Program, args: tuple, recording: Recording, estimator: Estimator | None
+) -> Pending:
+    keys, xs = recording.keys, recording.xs
+    data, request, costs, stored, states = _phase(
+        program, estimator, keys, args, xs, recording.data, recording.states
+    )
+    return Pending(Recording(keys, xs, data, stored, costs, states), request)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -125,22 +199,6 @@ def _phase(program, estimator, keys, args, xs, data, states):
     # A lane that stopped for the host has no terms yet, so the states stay as they are.
     after = updated(states, stateful) if request is None else states
     return record, request, costs, stored, after
-
-
-def _answer(request: Mapping[str, Any], resolve: Resolver) -> dict[str, Any]:
-    """Replace every requested (id, tokens, length) by its values, all rows in one call."""
-    answers: dict[str, Any] = {}
-    for name, arrays in request.items():
-        if isinstance(arrays, Mapping):
-            answers[name] = _answer(arrays, resolve)
-            continue
-        ids, tokens, lengths = (np.asarray(a) for a in arrays)
-        values = resolve(ids.ravel(), tokens.reshape(-1, tokens.shape[-1]), lengths.ravel())
-        answers[name] = {
-            term: jnp.asarray(value, jnp.float32).reshape(ids.shape)
-            for term, value in values.items()
-        }
-    return answers
 
 
 def _merged(data: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
