@@ -117,7 +117,15 @@ def fit(
             params, opt, values = state.params, state.optimizer, []
             for _ in range(steps_per_recording):
                 params, opt, value, norm = update(
-                    objective, estimator, optimizer, micro_batch, params, opt, frame, data, recording
+                    objective,
+                    estimator,
+                    optimizer,
+                    micro_batch,
+                    params,
+                    opt,
+                    frame,
+                    data,
+                    recording,
                 )
                 values.append((float(value), float(norm)))
             refuse_infinite(values[0][0], objective)  # exact estimators record no costs

@@ -38,14 +38,15 @@ def keeping(checkpoint: Checkpoint | None, settings: Notes) -> Iterator[Keeper]:
         try:
             yield keeper
         except BaseException as error:
-            kept = f"{keeper.save_last()} in {checkpoint}."
-            if not isinstance(error, _Terminated):
+            kept = f"The state after {keeper.save_last()} steps is in {checkpoint}."
+            if isinstance(error, _Terminated):
+                raise FitInterrupted(
+                    f"SIGTERM ended the fit. {kept}",
+                    remedy="call fit with the same arguments to go on.",
+                ) from None
+            if keeper.started:
                 error.add_note(kept)
-                raise
-            raise FitInterrupted(
-                f"SIGTERM ended the fit. {kept}",
-                remedy="call fit with the same arguments to go on.",
-            ) from None
+            raise
         keeper.save_last()
 
 
@@ -57,7 +58,12 @@ class Keeper:
     ):
         self._archive, self._settings, self._termination = archive, settings, termination
         self._last: tuple[FitState, list[StepInfo]] | None = None
-        self._saved: int | None = None
+        self._saved = 0
+
+    @property
+    def started(self) -> bool:
+        """Whether it is known what the fit starts from."""
+        return self._last is not None
 
     def resume(self, state: FitState, num_steps: int) -> tuple[FitState, list[StepInfo]]:
         """The state and history to go on from: what was kept, or else the state given."""
@@ -107,15 +113,15 @@ class Keeper:
         if self._termination.came:  # and what it raised was swallowed
             raise _Terminated
 
-    def save_last(self) -> str:
-        """Save the last whole state, unless an update has used it up; says what is kept."""
+    def save_last(self) -> int:
+        """Save the last whole state, unless an update has used it up; how many steps are kept."""
         if self._archive is not None and self._last is not None:
             state, history = self._last
             lost = any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
             if not lost and len(history) != self._saved:
                 self._save(self._archive, state, history)
             self._archive.wait()
-        return "No step is kept" if not self._saved else f"{self._saved} steps are kept"
+        return self._saved
 
     def _save(self, archive: Archive, state: FitState, history: list[StepInfo]) -> None:
         notes = {"history": [dataclasses.asdict(info) for info in history]}

@@ -49,4 +49,6 @@ def _as(leaf: jax.Array, found: Any) -> jax.Array:
         return leaf
     # An array that is bound to its device would compile anew what was compiled for one that is not.
     found = found if leaf.committed else jnp.asarray(np.asarray(found))
-    return jax.random.wrap_key_data(found, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else found
+    return (
+        jax.random.wrap_key_data(found, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else found
+    )
