@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from bayesft.fitting.order import Order
 from bayesft.fitting.recorder import Recorder
 from bayesft.fitting.refusals import num_nan, refuse_infinite, refuse_nan, refuse_nan_costs
 from bayesft.fitting.settings import settings_of
-from bayesft.fitting.state import FitState
+from bayesft.fitting.state import first_state
 from bayesft.fitting.update import update
 from bayesft.priors.empirical import Empirical
 from bayesft.priors.sequence import BoundGuide, bind
@@ -56,11 +57,11 @@ def fit(
     `require="unbiased"` refuses estimators that claim less, and later steps on one recording. The
     guide passed in is left as it was. Same key, same device: same numbers.
 
-    With `overlap=True` the recording of step t + 1 is made, and its Python evidence evaluated, while
-    step t updates: a step takes as long as the slower of the two, on draws that are one update old
-    and importance-corrected. Up to `max_nan_steps` steps in a row whose gradient is NaN are skipped
-    (the metric `skipped_updates` counts them). `checkpoint` (`bft.io.checkpoint(folder)`) keeps the
-    state: the same call goes on from it, to the same result as if it had never ended. SIGTERM then
+    With `overlap=True` step t + 1 is recorded, and its Python evidence evaluated, while step t
+    updates: a step takes as long as the slower of device and evidence, on draws that are one update
+    old and importance-corrected. Up to `max_nan_steps` steps in a row whose gradient is NaN are
+    skipped, and counted by the metric `skipped_updates`. `checkpoint` (`bft.io.checkpoint(folder)`)
+    keeps the state: the same call goes on from it to what it would have given at once. SIGTERM then
     ends the fit after its step, or while it waits for evidence, with its state saved.
 
     Raises GuideError where the guide does not fit the target, HardConstraintError where the
@@ -92,6 +93,7 @@ def fit(
         steps_per_recording=steps_per_recording,
         overlap=overlap,
     )
+    updated = functools.partial(update, objective, estimator, optimizer, micro_batch)
     with keeping(checkpoint, settings) as keeper:
         recorder = Recorder(
             objective,
@@ -104,42 +106,24 @@ def fit(
             waiting=keeper.interruptible,
         )
         estimators, pending = recorder.start(params, require)
-        zero = jnp.zeros((), jnp.int32)
-        state = FitState(zero, params, optimizer.init(params), estimators, zero, pending)
+        state = first_state(params, optimizer.init(params), estimators, pending)
         state, history = keeper.resume(state, num_steps)
         for step in keeper.steps(len(history), num_steps):
             started = time.perf_counter()
             recording, pending = recorder.take(state, last=step + 1 == num_steps)
             refuse_infinite(recording.costs, objective)
-            patient = int(state.nan_steps) < max_nan_steps
-            if not patient:
+            strict = int(state.nan_steps) >= max_nan_steps
+            if strict:
                 refuse_nan_costs(recording, objective, step)
             params, opt, values = state.params, state.optimizer, []
             for _ in range(steps_per_recording):
-                params, opt, value, norm = update(
-                    objective,
-                    estimator,
-                    optimizer,
-                    micro_batch,
-                    params,
-                    opt,
-                    frame,
-                    data,
-                    recording,
-                )
+                params, opt, value, norm = updated(params, opt, frame, data, recording)
                 values.append((float(value), float(norm)))
             refuse_infinite(values[0][0], objective)  # exact estimators record no costs
-            if not patient:
+            if strict:
                 refuse_nan(values, step)
             skipped = num_nan(values)
-            state = FitState(
-                state.step + 1,
-                params,
-                opt,
-                state.estimators if skipped else recording.states,
-                state.nan_steps + 1 if skipped else zero,
-                pending,
-            )
+            state = state.after(params, opt, recording.states, pending, nan=skipped > 0)
             metrics = {"grad_norm": values[-1][1], **measure(recording)}
             if max_nan_steps:
                 metrics["skipped_updates"] = float(skipped)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from bayesft.base import PyTree
@@ -29,3 +30,29 @@ class FitState:
     estimators: States
     nan_steps: Int[Array, ""]
     pending: Pending | None = None
+
+    def after(
+        self,
+        params: PyTree,
+        optimizer: PyTree,
+        estimators: States,
+        pending: Pending | None,
+        *,
+        nan: bool,
+    ) -> FitState:
+        """The state after a step; one with a NaN gradient teaches estimators nothing."""
+        return FitState(
+            self.step + 1,
+            params,
+            optimizer,
+            self.estimators if nan else estimators,
+            self.nan_steps + 1 if nan else jnp.zeros_like(self.nan_steps),
+            pending,
+        )
+
+
+def first_state(
+    params: PyTree, optimizer: PyTree, estimators: States, pending: Pending | None
+) -> FitState:
+    zero = jnp.zeros((), jnp.int32)
+    return FitState(zero, params, optimizer, estimators, zero, pending)

@@ -47,8 +47,8 @@ def _data(leaf: jax.Array) -> jax.Array:
 def _as(leaf: jax.Array, found: Any) -> jax.Array:
     if found is leaf:
         return leaf
-    # An array that is bound to its device would compile anew what was compiled for one that is not.
+    # An array bound to its device would compile anew what was compiled for one that is not.
     found = found if leaf.committed else jnp.asarray(np.asarray(found))
-    return (
-        jax.random.wrap_key_data(found, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else found
-    )
+    if not _is_key(leaf):
+        return found
+    return jax.random.wrap_key_data(found, impl=jax.random.key_impl(leaf))

@@ -164,7 +164,7 @@ def test_states_of_another_optimiser_are_refused(folder):
     with bft.io.checkpoint(folder).opened() as opened:
         like = {"a": np.zeros(2)}
         about = json.loads((folder / "step-00000004.json").read_text())["about"]
-        with pytest.raises(CheckpointError, match="was float32.* and is absent now|was absent"):
+        with pytest.raises(CheckpointError, match=r"was float32.* and is absent now|was absent"):
             opened.restore(like, about["settings"])
 
 
