@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array
 
 from bayesft.base import Checkpoint, Estimator, Guide, Key, Prompt
-from bayesft.fitting.checks import Observing, check_claim, check_counts, check_fit
+from bayesft.fitting.checks import Observing, check_claim, check_counts, check_fit, check_proposal
 from bayesft.fitting.info import Fitted, StepInfo
 from bayesft.fitting.keeper import keeping
 from bayesft.fitting.metrics import measure
@@ -26,7 +26,7 @@ from bayesft.fitting.state import first_state
 from bayesft.fitting.update import update
 from bayesft.priors.empirical import Empirical
 from bayesft.priors.sequence import BoundGuide, bind
-from bayesft.program.context import Requirement
+from bayesft.program.context import Proposal, Requirement
 from bayesft.target import Target
 
 
@@ -43,6 +43,7 @@ def fit(
     steps_per_recording: int = 1,
     micro_batch: int | None = None,
     require: Requirement | None = None,
+    proposal: Proposal | None = None,
     overlap: bool = False,
     max_nan_steps: int = 0,
     checkpoint: Checkpoint | None = None,
@@ -57,6 +58,8 @@ def fit(
     `require="unbiased"` refuses estimators that claim less, and later steps on one recording. The
     guide passed in is left as it was. Same key, same device: same numbers.
 
+    Sequences are drawn from `proposal(guide)`, if given, and weighed by their exact densities:
+    `lambda guide: bft.priors.shaped(guide, temperature=1.2)`.
     With `overlap=True` step t + 1 is recorded, and its Python evidence evaluated, while step t
     updates: a step takes as long as the slower of device and evidence, on draws that are one update
     old and importance-corrected. Up to `max_nan_steps` steps in a row whose gradient is NaN are
@@ -78,7 +81,7 @@ def fit(
         micro_batch=1 if micro_batch is None else micro_batch,
         max_nan_steps=1 + max_nan_steps,
     )
-    check_claim(require, steps_per_recording)
+    check_claim(require, steps_per_recording, proposal and check_proposal(proposal, guide))
     bound = bind(guide, data.horizon)
     frame = BoundGuide(guide.with_params(None), bound.horizon)
     order = Order(len(data.prompts), prompts_per_step, jax.random.fold_in(key, 0))
@@ -91,6 +94,7 @@ def fit(
         estimator=estimator,
         prompts_per_step=order.size,
         steps_per_recording=steps_per_recording,
+        proposal=proposal,
         overlap=overlap,
     )
     updated = functools.partial(update, objective, estimator, optimizer, micro_batch)
@@ -103,6 +107,7 @@ def fit(
             data.evaluate_host if isinstance(data, Target) else _no_evidence,
             key,
             ahead=overlap,
+            proposal=proposal,
             waiting=keeper.interruptible,
         )
         estimators, pending = recorder.start(params, require)

@@ -21,6 +21,7 @@ from bayesft.base.distributions import (
     Guide,
     Key,
     Prior,
+    Proposable,
     PyTree,
     TokenDistribution,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "PrefixEvidence",
     "Prior",
     "Prompt",
+    "Proposable",
     "PyTree",
     "Rows",
     "Sampler",

@@ -12,7 +12,7 @@ import jax
 from bayesft.base import Estimator, Key, Prompt, PyTree
 from bayesft.evidence.background import in_background
 from bayesft.fitting.state import FitState
-from bayesft.program.context import Findings, Requirement
+from bayesft.program.context import Findings, Proposal, Requirement
 from bayesft.program.expectation import States, scout
 from bayesft.program.record import Pending, Recording, Resolver, answer, begin, proceed
 
@@ -36,10 +36,12 @@ class Recorder:
         key: Key,
         *,
         ahead: bool,
+        proposal: Proposal | None = None,
         waiting: Callable[[], AbstractContextManager[None]],
     ):
         self.program, self.estimator, self.args, self.prompts = program, estimator, args, prompts
         self.resolve, self.key, self.ahead, self.waiting = resolve, key, ahead, waiting
+        self._how = {"estimator": estimator, "proposal": proposal}
         self._findings: Findings | None = None
         self._first: Pending | None = None
         self._asked: Future[Any] | None = None
@@ -67,14 +69,8 @@ class Recorder:
             following = self._begin(*self._prompts(step + 1, args), args, states)
         while pending.request is not None:
             answers = self._answers(pending.request)
-            pending = proceed(
-                self.program,
-                args,
-                pending,
-                answers,
-                estimator=self.estimator,
-                states=state.estimators,
-            )
+            states = state.estimators
+            pending = proceed(self.program, args, pending, answers, states=states, **self._how)
         if following is not None and following.request is not None and not last:
             self._asked = in_background(answer, following.request, self.resolve)
         return pending.recording, following
@@ -84,15 +80,8 @@ class Recorder:
         return keys[1], self.prompts(step, args, keys[0])
 
     def _begin(self, key: Key, xs: Prompt, args: tuple, states: States) -> Pending:
-        return begin(
-            self.program,
-            key,
-            args,
-            xs,
-            estimator=self.estimator,
-            findings=self._findings,
-            states=states,
-        )
+        given = {"findings": self._findings, "states": states, **self._how}
+        return begin(self.program, key, args, xs, **given)
 
     def _answers(self, request: dict[str, Any]) -> dict[str, Any]:
         asked, self._asked = self._asked, None

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bayesft.base import Estimator, Key, Prompt, PyTree, StatefulEstimator
-from bayesft.program.context import Context, Findings, Mode
+from bayesft.program.context import Context, Findings, Mode, Proposal
 from bayesft.program.expectation import (
     States,
     prepare,
@@ -32,9 +32,10 @@ type Resolver = Callable[..., dict[str, np.ndarray]]
 class Recording:
     """P × K lanes of a program; every leaf but those of `xs` and `states` leads with [P, K].
 
-    `data` holds choices with their log-probs, frozen numbers and host evidence, nested by scope;
-    `stored` what each estimator prepared (baselines); `costs` the program's cost in nats; `states`,
-    without [P, K], what estimators that keep a state know after this recording.
+    `data` holds choices with the log-probs under which they were drawn, frozen numbers and host
+    evidence, nested by scope; `stored` what each estimator prepared (baselines); `costs` the
+    program's cost in nats; `states`, without [P, K], what estimators that keep a state know after
+    this recording.
     """
 
     keys: Key
@@ -52,7 +53,7 @@ class Recording:
             for name, entry in record.items():
                 if not isinstance(entry, Mapping):
                     continue
-                if set(entry) == {"value", "log_prob"}:
+                if {"value", "log_prob"} <= set(entry):
                     value = jax.tree.map(lambda a: np.asarray(a[prompt, lane]), entry["value"])
                     found[prefix + name] = value
                 else:
@@ -84,6 +85,7 @@ def record(
     findings: Findings | None = None,
     states: States | None = None,
     resolve: Resolver | None = None,
+    proposal: Proposal | None = None,
 ) -> Recording:
     """Run `program(*args, x)` for every prompt in `xs` [P, ...] and K lanes each.
 
@@ -91,14 +93,16 @@ def record(
     Keys fold in the prompt's id. No gradients, and sampling and scoring in one pass. A program that
     makes no score-type choice and asks for no evidence has nothing to record: its replay does all.
     `findings` saves the abstract pass where the program was scouted before; `states` are those of
-    the last recording, if there was one.
+    the last recording, if there was one. Sequences are drawn from `proposal(their prior)`, if given
+    (`bft.priors.shaped` makes one), and recorded with its log-probs, so that replays weigh them.
     """
-    pending = begin(program, key, args, xs, estimator=estimator, findings=findings, states=states)
+    how = {"estimator": estimator, "proposal": proposal}
+    pending = begin(program, key, args, xs, findings=findings, states=states, **how)
     while pending.request is not None:
         if resolve is None:
             raise ValueError("the program asks for evidence in Python; pass resolve=")
         answers = answer(pending.request, resolve)
-        pending = proceed(program, args, pending, answers, estimator=estimator)
+        pending = proceed(program, args, pending, answers, **how)
     return pending.recording
 
 
@@ -111,6 +115,7 @@ def begin(
     estimator: Estimator | None = None,
     findings: Findings | None = None,
     states: States | None = None,
+    proposal: Proposal | None = None,
 ) -> Pending:
     """The first part of `record`: up to the end, or to the evidence that only Python can give."""
     if findings is None:
@@ -120,7 +125,7 @@ def begin(
     recording = Recording(keys, xs, {}, {}, jnp.zeros(keys.shape), states)
     if not findings.needs_recording:
         return Pending(recording, None)
-    return _run(program, args, recording, estimator)
+    return _run(program, args, recording, estimator, proposal)
 
 
 def answer(request: Mapping[str, Any], resolve: Resolver) -> dict[str, Any]:
@@ -147,6 +152,7 @@ def proceed(
     *,
     estimator: Estimator | None = None,
     states: States | None = None,
+    proposal: Proposal | None = None,
 ) -> Pending:
     """The next part of `record`, with what was asked for.
 
@@ -160,15 +166,19 @@ def proceed(
         data=_merged(recording.data, answers),
         states=recording.states if states is None else states,
     )
-    return _run(program, args, known, estimator)
+    return _run(program, args, known, estimator, proposal)
 
 
 def _run(
-    program: Program, args: tuple, recording: Recording, estimator: Estimator | None
+    program: Program,
+    args: tuple,
+    recording: Recording,
+    estimator: Estimator | None,
+    proposal: Proposal | None,
 ) -> Pending:
     keys, xs = recording.keys, recording.xs
     data, request, costs, stored, states = _phase(
-        program, estimator, keys, args, xs, recording.data, recording.states
+        program, estimator, proposal, keys, args, xs, recording.data, recording.states
     )
     return Pending(Recording(keys, xs, data, stored, costs, states), request)
 
@@ -178,10 +188,10 @@ def _lane_keys(key: Key, ids: Int[Array, " P"], num_lanes: int) -> Key:
     return jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), num_lanes))(ids)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _phase(program, estimator, keys, args, xs, data, states):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _phase(program, estimator, proposal, keys, args, xs, data, states):
     """Run every lane until it ends or needs the host; all that is found out leaves as a pytree."""
-    context = Context(Mode.RECORD, estimator)
+    context = Context(Mode.RECORD, estimator, proposal=proposal)
 
     def lanes(x, lane_keys, given):
         outcome = jax.vmap(lambda k, g: run_program(program, k, (*args, x), context, g))(
