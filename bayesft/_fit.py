@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,18 +13,19 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from bayesft.base import Estimator, Guide, Key, Prompt
-from bayesft.fitting.checks import Observing, check_claim, check_counts, check_fit
+from bayesft.base import Checkpoint, Estimator, Guide, Key, Prompt
+from bayesft.fitting.checks import Observing, check_claim, check_counts, check_fit, check_proposal
 from bayesft.fitting.info import Fitted, Moment, StepInfo, step_info
+from bayesft.fitting.keeper import keeping
 from bayesft.fitting.order import Order
-from bayesft.fitting.refusals import refuse_infinite, refuse_nan, refuse_nan_costs
-from bayesft.fitting.state import FitState
+from bayesft.fitting.recorder import Recorder
+from bayesft.fitting.refusals import num_nan, refuse_infinite, refuse_nan, refuse_nan_costs
+from bayesft.fitting.settings import settings_of
+from bayesft.fitting.state import first_state
 from bayesft.fitting.update import update
 from bayesft.priors.empirical import Empirical
 from bayesft.priors.sequence import BoundGuide, bind
-from bayesft.program.context import Requirement
-from bayesft.program.expectation import scout
-from bayesft.program.record import record
+from bayesft.program.context import Proposal, Requirement
 from bayesft.target import Target
 
 
@@ -40,6 +42,10 @@ def fit(
     steps_per_recording: int = 1,
     micro_batch: int | None = None,
     require: Requirement | None = None,
+    proposal: Proposal | None = None,
+    overlap: bool = False,
+    max_nan_steps: int = 0,
+    checkpoint: Checkpoint | None = None,
     callbacks: Sequence[Callable[[StepInfo], object]] = (),
 ) -> Fitted:
     """Fit a guide to a target by stochastic gradients of an objective.
@@ -51,9 +57,19 @@ def fit(
     `require="unbiased"` refuses estimators that claim less, and later steps on one recording. The
     guide passed in is left as it was. Same key, same device: same numbers.
 
+    Sequences are drawn from `proposal(guide)`, if given, and weighed by their exact densities:
+    `lambda guide: bft.priors.shaped(guide, temperature=1.2)`.
+    With `overlap=True` step t + 1 is recorded, and its Python evidence evaluated, while step t
+    updates: a step takes as long as the slower of device and evidence, on draws that are one update
+    old and importance-corrected. Up to `max_nan_steps` steps in a row whose gradient is NaN are
+    skipped, and counted by the metric `skipped_updates`. `checkpoint` (`bft.io.checkpoint(folder)`)
+    keeps the state: the same call goes on from it to what it would have given at once. SIGTERM then
+    ends the fit after its step, or while it waits for evidence, with its state saved.
+
     Raises GuideError where the guide does not fit the target, HardConstraintError where the
     objective is infinite, FitError where it is NaN, EstimatorError where a claim falls short of
-    what is required, and whatever evidence raises.
+    what is required, CheckpointError where a checkpoint is in use or of another fit, FitInterrupted
+    on SIGTERM, and whatever evidence raises.
     """
     data = target.bind(guide) if isinstance(target, Empirical) else target
     check_fit(data, guide, objective)
@@ -62,52 +78,66 @@ def fit(
         prompts_per_step=prompts_per_step,
         steps_per_recording=steps_per_recording,
         micro_batch=1 if micro_batch is None else micro_batch,
+        max_nan_steps=1 + max_nan_steps,
     )
-    check_claim(require, steps_per_recording)
-    resolve = data.evaluate_host if isinstance(data, Target) else None
+    check_claim(require, steps_per_recording, proposal and check_proposal(proposal, guide))
     bound = bind(guide, data.horizon)
     frame = BoundGuide(guide.with_params(None), bound.horizon)
     order = Order(len(data.prompts), prompts_per_step, jax.random.fold_in(key, 0))
     # The update donates its parameters, and the caller's guide must survive that.
     params = jax.tree.map(jnp.copy, guide.params)
-    state = FitState(jnp.zeros((), jnp.int32), params, optimizer.init(params), {})
-    findings, history = None, []
-    for step in range(num_steps):
-        started = time.perf_counter()
-        keys = jax.random.split(jax.random.fold_in(key, step + 1))
-        args = (bound.with_params(state.params), data)
-        xs = _prompts(objective, args, order.rows(step), keys[0])
-        if findings is None:
-            one = jax.tree.map(lambda a: a[0], xs)
-            findings = scout(objective, estimator, (*args, one), require)
-        recording = record(
+    settings = settings_of(
+        key,
+        data,
+        objective=objective,
+        estimator=estimator,
+        prompts_per_step=order.size,
+        steps_per_recording=steps_per_recording,
+        proposal=proposal,
+        overlap=overlap,
+    )
+    updated = functools.partial(update, objective, estimator, optimizer, micro_batch)
+    with keeping(checkpoint, settings) as keeper:
+        recorder = Recorder(
             objective,
-            keys[1],
-            args,
-            xs,
-            estimator=estimator,
-            findings=findings,
-            states=state.estimators if step else None,
-            resolve=resolve,
+            estimator,
+            lambda params: (bound.with_params(params), data),
+            lambda step, args, key: _prompts(objective, args, order.rows(step), key),
+            data.evaluate_host if isinstance(data, Target) else _no_evidence,
+            key,
+            ahead=overlap,
+            proposal=proposal,
+            waiting=keeper.interruptible,
         )
-        refuse_infinite(recording.costs, objective)
-        refuse_nan_costs(recording, objective, step)
-        params, opt, values = state.params, state.optimizer, []
-        for _ in range(steps_per_recording):
-            params, opt, value, norm = update(
-                objective, estimator, optimizer, micro_batch, params, opt, frame, data, recording
-            )
-            values.append((float(value), float(norm)))
-        state = FitState(state.step + 1, params, opt, recording.states)
-        seconds = time.perf_counter() - started
-        moment = Moment(guide, state.params, recording, data)
-        info = step_info(step, num_steps, values, seconds, moment, state.optimizer, history)
-        refuse_infinite(values[0][0], objective)  # exact estimators record no costs
-        refuse_nan(values, step)
-        history.append(info)
-        for callback in callbacks:
-            callback(info)
-        moment.close()
+        estimators, pending = recorder.start(params, require)
+        state = first_state(params, optimizer.init(params), estimators, pending)
+        state, history = keeper.resume(state, num_steps)
+        for step in keeper.steps(len(history), num_steps):
+            started = time.perf_counter()
+            recording, pending = recorder.take(state, last=step + 1 == num_steps)
+            refuse_infinite(recording.costs, objective)
+            strict = int(state.nan_steps) >= max_nan_steps
+            if strict:
+                refuse_nan_costs(recording, objective, step)
+            params, opt, values = state.params, state.optimizer, []
+            for _ in range(steps_per_recording):
+                params, opt, value, norm = updated(params, opt, frame, data, recording)
+                values.append((float(value), float(norm)))
+            refuse_infinite(values[0][0], objective)  # exact estimators record no costs
+            if strict:
+                refuse_nan(values, step)
+            skipped = num_nan(values)
+            state = state.after(params, opt, recording.states, pending, nan=skipped > 0)
+            seconds = time.perf_counter() - started
+            moment = Moment(guide, params, recording, data)
+            info = step_info(step, num_steps, values, seconds, moment, opt, history)
+            if max_nan_steps:
+                info.add({"skipped_updates": skipped})
+            history.append(info)
+            keeper.keep(state, history)
+            for callback in callbacks:
+                callback(info)
+            moment.close()
     return Fitted(guide.with_params(state.params), history)
 
 
@@ -122,3 +152,7 @@ def _prompts(objective: Any, args: tuple, rows: np.ndarray, key: Key) -> Prompt:
 @jax.jit
 def _take(xs: Prompt, rows: Array) -> Prompt:
     return jax.tree.map(lambda a: a[rows], xs)
+
+
+def _no_evidence(*rows: np.ndarray) -> dict[str, np.ndarray]:
+    raise AssertionError("data has no evidence")

@@ -66,6 +66,22 @@ class RunError(BayesftError, ValueError):
     """What a fit reports cannot be written down, or a run's folder cannot be read."""
 
 
+class FitInterrupted(BayesftError, RuntimeError):
+    """A fit was asked to end before its last step, by SIGTERM; its state is saved."""
+
+
+class CheckpointError(BayesftError, ValueError):
+    """States that were saved are of another fit, unreadable, or in use by another run."""
+
+
+class CheckpointWarning(UserWarning):
+    """A state could not be saved, or is not whole and an older one is used."""
+
+
+class EvidenceWarning(UserWarning):
+    """Evidence in Python failed and is asked again."""
+
+
 class SupportWarning(UserWarning):
     """A proposal cannot draw what the target gives mass to: its draws miss a part of the target."""
 

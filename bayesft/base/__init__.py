@@ -14,12 +14,14 @@ from bayesft.base.algorithms import (
     ScoreEstimator,
     StatefulEstimator,
 )
+from bayesft.base.checkpoint import Archive, Checkpoint, Notes
 from bayesft.base.distributions import (
     Distribution,
     Enumerable,
     Guide,
     Key,
     Prior,
+    Proposable,
     PyTree,
     TokenDistribution,
 )
@@ -45,6 +47,8 @@ from bayesft.base.sequences import (
 from bayesft.base.twists import ShowsHidden, SteppedTwist, Twist, TwistHead
 
 __all__ = [
+    "Archive",
+    "Checkpoint",
     "Claim",
     "Distribution",
     "Enumerable",
@@ -58,12 +62,14 @@ __all__ = [
     "LeafEvidence",
     "MultiPathEstimator",
     "MultiSampleEstimator",
+    "Notes",
     "Observation",
     "PathwiseEstimator",
     "Potential",
     "PrefixEvidence",
     "Prior",
     "Prompt",
+    "Proposable",
     "PyTree",
     "Rows",
     "Sampler",

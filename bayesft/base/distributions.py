@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -35,6 +35,15 @@ class TokenDistribution(Distribution, Protocol):
     def sample_and_token_log_probs(
         self, key: Key
     ) -> tuple[Int[Array, " T"], Float[Array, " T"]]: ...
+
+
+@runtime_checkable
+class Proposable(TokenDistribution, Protocol):
+    """A distribution over sequences of some prior, which another one may stand in for."""
+
+    def proposed_by(self, proposal: Callable[[Any], Prior]) -> TokenDistribution:
+        """The distribution over the sequences of `proposal(prior)` instead."""
+        ...
 
 
 class Prior(abc.ABC):

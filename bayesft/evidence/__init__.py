@@ -8,7 +8,8 @@ by identity), of one of the three kinds in `bayesft.base`, by where it can be ev
     Potential       JAX, on a whole sequence: `log_potential(tokens [T], x, length) -> scalar`
     PrefixEvidence  JAX, token by token: `init(x)`, `step(state, token) -> (state, increment)`
 
-A sum of scaled leaves (`moments`) is evidence too. A target asks leaves to `bind` to its prior,
+A sum of scaled leaves (`moments`) is evidence too, and `retry` makes a function that fails or hangs
+one that does less often. A target asks leaves to `bind` to its prior,
 horizon and prompts.
 
 It has a `name` for errors and metrics, and `bounds`, the smallest and largest value that it can
@@ -35,6 +36,7 @@ from bayesft.evidence.power import power
 from bayesft.evidence.prefix_potential import prefix_potential
 from bayesft.evidence.product import product
 from bayesft.evidence.regex import regex
+from bayesft.evidence.retry import retry
 from bayesft.evidence.reward import reward
 
 EVIDENCE = (
@@ -69,5 +71,6 @@ __all__ = [
     "prefix_potential",
     "product",
     "regex",
+    "retry",
     "reward",
 ]

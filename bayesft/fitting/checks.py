@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-from bayesft.base import Guide, Key, Prompt
+from bayesft.base import Guide, Key, Prior, Prompt
 from bayesft.errors import EstimatorError, GuideError, TargetError
-from bayesft.program.context import Requirement
+from bayesft.priors.shaped import Shaped
+from bayesft.program.context import Proposal, Requirement
 from bayesft.target import Target
 
 
@@ -40,7 +41,29 @@ def check_fit(target: Any, guide: Guide, objective: Any) -> None:
         )
 
 
-def check_claim(require: Requirement | None, steps_per_recording: int) -> None:
+def check_proposal(proposal: Proposal, guide: Guide) -> Prior:
+    """What the guide's sequences are drawn from at the start."""
+    found = proposal(guide)
+    theirs = (found.vocab_size, found.eos) if isinstance(found, Prior) else None
+    if theirs != (guide.vocab_size, guide.eos):
+        raise GuideError(
+            f"The proposal makes a {type(found).__name__} of a guide, with (V, EOS) = {theirs}; "
+            f"the guide has {guide.vocab_size, guide.eos}.",
+            cause="it is no prior, or one of another vocabulary.",
+            remedy="pass a function such as lambda guide: bft.priors.shaped(guide, top_p=0.95).",
+        )
+    return found
+
+
+def check_claim(
+    require: Requirement | None, steps_per_recording: int, proposed: Prior | None
+) -> None:
+    if require is not None and isinstance(proposed, Shaped) and proposed.truncates:
+        raise EstimatorError(
+            "Draws with top-p or a mask are biased: what they leave out is never drawn.",
+            cause=f"a proposal that truncates beside require={require!r}.",
+            remedy="use a temperature alone, or leave out require=.",
+        )
     if require is not None and steps_per_recording > 1:
         raise EstimatorError(
             f"Steps 2 to {steps_per_recording} on a recording are biased: parameters have seen the "

@@ -10,6 +10,11 @@ from bayesft.errors import FitError, HardConstraintError
 from bayesft.program.record import Recording
 
 
+def num_nan(values: list[tuple[float, float]]) -> int:
+    """How many updates of a step had a value or gradient that is no number, and did nothing."""
+    return sum(not np.isfinite(pair).all() for pair in values)
+
+
 def refuse_nan(values: list[tuple[float, float]], step: int) -> None:
     if np.isfinite(values).all():
         return

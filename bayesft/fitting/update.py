@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from bayesft.program.record import replay_value_and_grad
@@ -12,6 +13,7 @@ from bayesft.program.record import replay_value_and_grad
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=(4, 5))
 def update(objective, estimator, optimizer, micro_batch, params, state, frame, target, recording):
+    """Parameters, optimiser state, value and gradient norm; NaN and inf leave the first two."""
     value, gradient = replay_value_and_grad(
         objective,
         lambda params: (frame.with_params(params), target),
@@ -20,6 +22,10 @@ def update(objective, estimator, optimizer, micro_batch, params, state, frame, t
         estimator=estimator,
         micro_batch=micro_batch,
     )
-    updates, state = optimizer.update(gradient, state, params)
-    params = optax.apply_updates(params, updates)
-    return params, state, value, optax.tree.norm(gradient)
+    norm = optax.tree.norm(gradient)
+    updates, after = optimizer.update(gradient, state, params)
+    # Chosen here, for what is donated cannot be gone back to.
+    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    kept = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+    params, state = kept(optax.apply_updates(params, updates), params), kept(after, state)
+    return params, state, value, norm

@@ -11,6 +11,7 @@ and `trainable`, a guide whose parameters are the prior's floating-point leaves.
 no tokens at all (S = 0). A probability of 0 is a logit of -inf, which stays 0 under training; where
 nothing is possible any more, logits are finite somewhere. What follows EOS is never looked at.
 
+`shaped` makes a proposal of a prior: temperature, top-p and masks, with their exact density.
 `bft.empirical` is also the target of `mle`: it binds itself to the tokenizer of a guide.
 
 Laws, walked by tests/priors/test_laws.py over `PRIORS` (each member's own test file holds its
@@ -23,8 +24,9 @@ with differences and hold no NaN, not even next to -inf.
 from bayesft.priors.empirical import empirical
 from bayesft.priors.markov import markov
 from bayesft.priors.ngram import ngram
+from bayesft.priors.shaped import shaped
 from bayesft.priors.trainable import trainable
 
 PRIORS = (empirical, markov, ngram)
 
-__all__ = ["PRIORS", "empirical", "markov", "ngram", "trainable"]
+__all__ = ["PRIORS", "empirical", "markov", "ngram", "shaped", "trainable"]

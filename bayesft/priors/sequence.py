@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -205,6 +206,9 @@ class SequenceDistribution:
     def sample_and_log_prob(self, key: Key) -> tuple[Int[Array, " T"], Float[Array, ""]]:
         tokens, token_log_probs = self.sample_and_token_log_probs(key)
         return tokens, token_log_probs.sum()
+
+    def proposed_by(self, proposal: Callable[[Prior], Prior]) -> SequenceDistribution:
+        return dataclasses.replace(self, prior=proposal(self.prior))
 
     def enumerate_support(self) -> Int[Array, "M T"]:
         """Every outcome, where the prior is `Enumerable`."""

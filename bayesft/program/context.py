@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Callable
 from typing import Any, Literal
 
 from jaxtyping import Array, Float
 
-from bayesft.base import Estimator, PyTree
+from bayesft.base import Estimator, Prior, PyTree
 
 type Requirement = Literal["unbiased", "exact"]
 """The least that the estimators of a program must claim."""
+
+
+type Proposal = Callable[[Any], Prior]
+"""What draws sequences in place of their own prior, from that prior."""
 
 
 class Mode(enum.Enum):
@@ -68,6 +73,8 @@ class Context:
     """How many paths the multi-path choices before take through the program, all at once."""
     require: Requirement | None = None
     multi_sample: MultiSample | None = None
+    proposal: Proposal | None = None
+    """What draws the recorded sequences in place of their own prior."""
 
     def inside(self, **changes: Any) -> Context:
         """The context of a plate's, scan's or cond's body."""

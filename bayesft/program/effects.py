@@ -17,6 +17,7 @@ from bayesft.base import (
     MultiPathEstimator,
     MultiSampleEstimator,
     PathwiseEstimator,
+    Proposable,
     PyTree,
     ScoreEstimator,
     StatefulEstimator,
@@ -322,9 +323,15 @@ def _score_choice(
     scope.context.findings.needs_recording = True
     entry = scope.replay.get(name)
     recording = scope.context.mode is Mode.RECORD
+    proposal, own = scope.context.proposal, None
     if entry is not None:
-        value, recorded = entry["value"], entry["log_prob"]
-        log_prob = recorded if recording else _log_prob(distribution, value)
+        value, recorded, own = entry["value"], entry["log_prob"], entry.get("own_log_prob")
+        known = recorded if own is None else own
+        log_prob = known if recording else _log_prob(distribution, value)
+    elif recording and proposal is not None and isinstance(distribution, Proposable):
+        proposed = distribution.proposed_by(proposal)
+        value, recorded = proposed.sample_and_token_log_probs(key)
+        log_prob = own = _log_prob(distribution, value)
     elif recording and isinstance(distribution, TokenDistribution):
         # One pass: no gradient is needed before the replay, so the tokens are not scored again.
         value, log_prob = distribution.sample_and_token_log_probs(key)
@@ -334,7 +341,9 @@ def _score_choice(
         log_prob = _log_prob(distribution, value)
         recorded = jax.lax.stop_gradient(log_prob)
     if scope.context.recording:
-        scope.record[name] = {"value": value, "log_prob": jax.lax.stop_gradient(recorded)}
+        kept = {"value": value, "log_prob": recorded}
+        kept |= {} if own is None else {"own_log_prob": own}
+        scope.record[name] = jax.lax.stop_gradient(kept)
     described = None
     if isinstance(estimator, StatefulEstimator):
         described = estimator.describe(name, distribution, value, jax.random.fold_in(key, 1))

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bayesft.base import Estimator, Key, Prompt, PyTree, StatefulEstimator
-from bayesft.program.context import Context, Findings, Mode
+from bayesft.program.context import Context, Findings, Mode, Proposal
 from bayesft.program.expectation import (
     States,
     prepare,
@@ -32,9 +32,10 @@ type Resolver = Callable[..., dict[str, np.ndarray]]
 class Recording:
     """P × K lanes of a program; every leaf but those of `xs` and `states` leads with [P, K].
 
-    `data` holds choices with their log-probs, frozen numbers and host evidence, nested by scope;
-    `stored` what each estimator prepared (baselines); `costs` the program's cost in nats; `states`,
-    without [P, K], what estimators that keep a state know after this recording.
+    `data` holds choices with the log-probs under which they were drawn, frozen numbers and host
+    evidence, nested by scope; `stored` what each estimator prepared (baselines); `costs` the
+    program's cost in nats; `states`, without [P, K], what estimators that keep a state know after
+    this recording.
     """
 
     keys: Key
@@ -52,7 +53,7 @@ class Recording:
             for name, entry in record.items():
                 if not isinstance(entry, Mapping):
                     continue
-                if set(entry) == {"value", "log_prob"}:
+                if {"value", "log_prob"} <= set(entry):
                     value = jax.tree.map(lambda a: np.asarray(a[prompt, lane]), entry["value"])
                     found[prefix + name] = value
                 else:
@@ -60,6 +61,18 @@ class Recording:
             return found
 
         return values(self.data, "")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """A recording on its way: `request` holds the rows that wait for evidence in Python.
+
+    With no request it is whole. A pytree, so it can be kept, and gone on with later.
+    """
+
+    recording: Recording
+    request: dict[str, Any] | None
 
 
 def record(
@@ -73,6 +86,7 @@ def record(
     states: States | None = None,
     resolve: Resolver | None = None,
     given: Mapping[str, Any] | None = None,
+    proposal: Proposal | None = None,
 ) -> Recording:
     """Run `program(*args, x)` for every prompt in `xs` [P, ...] and K lanes each.
 
@@ -82,23 +96,96 @@ def record(
     `findings` saves the abstract pass where the program was scouted before; `states` are those of
     the last recording, if there was one. Choices that are `given` by name are not drawn: each is
     {"value": …, "log_prob": …}, leading with [P, K], the latter under what it was drawn from.
+    Sequences are drawn from `proposal(their prior)`, if given (`bft.priors.shaped` makes one), and
+    recorded with its log-probs, so that replays weigh them.
     """
+    how = {"estimator": estimator, "proposal": proposal}
+    pending = begin(program, key, args, xs, findings=findings, states=states, given=given, **how)
+    while pending.request is not None:
+        if resolve is None:
+            raise ValueError("the program asks for evidence in Python; pass resolve=")
+        answers = answer(pending.request, resolve)
+        pending = proceed(program, args, pending, answers, **how)
+    return pending.recording
+
+
+def begin(
+    program: Program,
+    key: Key,
+    args: tuple,
+    xs: Prompt,
+    *,
+    estimator: Estimator | None = None,
+    findings: Findings | None = None,
+    states: States | None = None,
+    given: Mapping[str, Any] | None = None,
+    proposal: Proposal | None = None,
+) -> Pending:
+    """The first part of `record`: up to the end, or to the evidence that only Python can give."""
     if findings is None:
         findings = scout(program, estimator, (*args, jax.tree.map(lambda a: a[0], xs)))
     keys = _lane_keys(key, xs.id, findings.num_lanes)
     states = findings.states if states is None else states
-    data: dict[str, Any] = dict(given or {})
+    recording = Recording(keys, xs, {}, {}, jnp.zeros(keys.shape), states)
     if not findings.needs_recording:
-        return Recording(keys, xs, {}, {}, jnp.zeros(keys.shape), states)
-    while True:
-        data, request, costs, stored, after = _phase(
-            program, estimator, keys, args, xs, data, states
-        )
-        if request is None:
-            return Recording(keys, xs, data, stored, costs, after)
-        if resolve is None:
-            raise ValueError("the program asks for evidence in Python; pass resolve=")
-        data = _merged(data, _answer(request, resolve))
+        return Pending(recording, None)
+    recording = dataclasses.replace(recording, data=dict(given or {}))
+    return _run(program, args, recording, estimator, proposal)
+
+
+def answer(request: Mapping[str, Any], resolve: Resolver) -> dict[str, Any]:
+    """Every requested (id, tokens, length) replaced by its values, all rows in one call."""
+    answers: dict[str, Any] = {}
+    for name, arrays in request.items():
+        if isinstance(arrays, Mapping):
+            answers[name] = answer(arrays, resolve)
+            continue
+        ids, tokens, lengths = (np.asarray(a) for a in arrays)
+        values = resolve(ids.ravel(), tokens.reshape(-1, tokens.shape[-1]), lengths.ravel())
+        answers[name] = {
+            term: jnp.asarray(value, jnp.float32).reshape(ids.shape)
+            for term, value in values.items()
+        }
+    return answers
+
+
+def proceed(
+    program: Program,
+    args: tuple,
+    pending: Pending,
+    answers: Mapping[str, Any],
+    *,
+    estimator: Estimator | None = None,
+    states: States | None = None,
+    proposal: Proposal | None = None,
+) -> Pending:
+    """The next part of `record`, with what was asked for.
+
+    `args` may have moved on since: choices and their log-probs stay those that were recorded, and
+    costs and baselines are those at `args`; `states`, if given, are those of a recording that was
+    finished in between.
+    """
+    recording = pending.recording
+    known = dataclasses.replace(
+        recording,
+        data=_merged(recording.data, answers),
+        states=recording.states if states is None else states,
+    )
+    return _run(program, args, known, estimator, proposal)
+
+
+def _run(
+    program: Program,
+    args: tuple,
+    recording: Recording,
+    estimator: Estimator | None,
+    proposal: Proposal | None,
+) -> Pending:
+    keys, xs = recording.keys, recording.xs
+    data, request, costs, stored, states = _phase(
+        program, estimator, proposal, keys, args, xs, recording.data, recording.states
+    )
+    return Pending(Recording(keys, xs, data, stored, costs, states), request)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -106,10 +193,10 @@ def _lane_keys(key: Key, ids: Int[Array, " P"], num_lanes: int) -> Key:
     return jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), num_lanes))(ids)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _phase(program, estimator, keys, args, xs, data, states):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _phase(program, estimator, proposal, keys, args, xs, data, states):
     """Run every lane until it ends or needs the host; all that is found out leaves as a pytree."""
-    context = Context(Mode.RECORD, estimator)
+    context = Context(Mode.RECORD, estimator, proposal=proposal)
 
     def lanes(x, lane_keys, given):
         outcome = jax.vmap(lambda k, g: run_program(program, k, (*args, x), context, g))(
@@ -127,22 +214,6 @@ def _phase(program, estimator, keys, args, xs, data, states):
     # A lane that stopped for the host has no terms yet, so the states stay as they are.
     after = updated(states, stateful) if request is None else states
     return record, request, costs, stored, after
-
-
-def _answer(request: Mapping[str, Any], resolve: Resolver) -> dict[str, Any]:
-    """Replace every requested (id, tokens, length) by its values, all rows in one call."""
-    answers: dict[str, Any] = {}
-    for name, arrays in request.items():
-        if isinstance(arrays, Mapping):
-            answers[name] = _answer(arrays, resolve)
-            continue
-        ids, tokens, lengths = (np.asarray(a) for a in arrays)
-        values = resolve(ids.ravel(), tokens.reshape(-1, tokens.shape[-1]), lengths.ravel())
-        answers[name] = {
-            term: jnp.asarray(value, jnp.float32).reshape(ids.shape)
-            for term, value in values.items()
-        }
-    return answers
 
 
 def _merged(data: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,160 @@
+"""Keeps the states of a fit: where they are due, when it is asked to end, and when it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import jax
+
+from bayesft.base import Archive, Checkpoint, Notes
+from bayesft.errors import CheckpointError, FitInterrupted
+from bayesft.fitting.info import StepInfo
+from bayesft.fitting.state import FitState
+
+
+class _Terminated(BaseException):
+    """SIGTERM came while evidence in Python was waited for; no `except Exception` swallows it."""
+
+
+@contextlib.contextmanager
+def keeping(checkpoint: Checkpoint | None, settings: Notes) -> Iterator[Keeper]:
+    """The keeper of a fit's states; it saves the last whole one however the fit ends.
+
+    Meanwhile SIGTERM (in the main thread; a second one does what it did before) ends the fit after
+    its step, or at once where it waits for evidence, by FitInterrupted. Without a checkpoint
+    nothing is saved, and signals do what they did.
+    """
+    if checkpoint is None:
+        yield Keeper(None, settings)
+        return
+    with checkpoint.opened() as archive, _on_sigterm() as termination:
+        keeper = Keeper(archive, settings, termination)
+        try:
+            yield keeper
+        except BaseException as error:
+            kept = f"The state after {keeper.save_last()} steps is in {checkpoint}."
+            if isinstance(error, _Terminated):
+                raise FitInterrupted(
+                    f"SIGTERM ended the fit. {kept}",
+                    remedy="call fit with the same arguments to go on.",
+                ) from None
+            if keeper.started:
+                error.add_note(kept)
+            raise
+        keeper.save_last()
+
+
+class Keeper:
+    """What keeps the states of one fit."""
+
+    def __init__(
+        self, archive: Archive | None, settings: Notes, termination: Termination | None = None
+    ):
+        self._archive, self._settings, self._termination = archive, settings, termination
+        self._last: tuple[FitState, list[StepInfo]] | None = None
+        self._saved = 0
+
+    @property
+    def started(self) -> bool:
+        """Whether it is known what the fit starts from."""
+        return self._last is not None
+
+    def resume(self, state: FitState, num_steps: int) -> tuple[FitState, list[StepInfo]]:
+        """The state and history to go on from: what was kept, or else the state given."""
+        found = self._archive and self._archive.restore(state, self._settings)
+        if found is None:
+            self._last = state, []
+            return self._last
+        state, notes = found
+        history = [
+            dataclasses.replace(StepInfo(**info), num_steps=num_steps) for info in notes["history"]
+        ]
+        if len(history) > num_steps:
+            raise CheckpointError(
+                f"The kept state is that after {len(history)} steps, and num_steps={num_steps}.",
+                cause="fewer steps are asked for than were taken before.",
+                remedy="ask for at least as many, or use another folder.",
+            )
+        self._last, self._saved = (state, history), len(history)
+        return state, history
+
+    def steps(self, start: int, stop: int) -> Iterator[int]:
+        """The steps to take, as long as nobody asks to end."""
+        for step in range(start, stop):
+            yield step
+            if self._termination is not None and self._termination.came:
+                raise _Terminated
+
+    def keep(self, state: FitState, history: list[StepInfo]) -> None:
+        """Take note of the state after a step, and save it where it is due."""
+        self._last = state, history
+        if self._archive is not None and self._archive.due(len(history)):
+            self._save(self._archive, state, history)
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A wait that SIGTERM may cut short."""
+        if self._termination is None:
+            yield
+            return
+        self._termination.raises = True
+        try:
+            if self._termination.came:
+                raise _Terminated
+            yield
+        finally:
+            self._termination.raises = False
+        if self._termination.came:  # and what it raised was swallowed
+            raise _Terminated
+
+    def save_last(self) -> int:
+        """Save the last whole state, unless an update has used it up; how many steps are kept."""
+        if self._archive is not None and self._last is not None:
+            state, history = self._last
+            lost = any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+            if not lost and len(history) != self._saved:
+                self._save(self._archive, state, history)
+            self._archive.wait()
+        return self._saved
+
+    def _save(self, archive: Archive, state: FitState, history: list[StepInfo]) -> None:
+        notes = {"history": [dataclasses.asdict(info) for info in history]}
+        archive.save(len(history), state, self._settings, notes)
+        self._saved = len(history)
+
+
+@dataclasses.dataclass
+class Termination:
+    """Whether SIGTERM came, and whether it may raise where it comes."""
+
+    came: bool = False
+    raises: bool = False
+
+
+@contextlib.contextmanager
+def _on_sigterm() -> Iterator[Termination | None]:
+    """Take note of the first SIGTERM; only the main thread may say what signals do."""
+    if threading.current_thread() is not threading.main_thread():
+        yield None
+        return
+    termination = Termination()
+    previous: Any = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+
+    def note(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, previous)
+        termination.came = True
+        if termination.raises:
+            termination.raises = False
+            raise _Terminated
+
+    signal.signal(signal.SIGTERM, note)
+    try:
+        yield termination
+    finally:
+        signal.signal(signal.SIGTERM, previous)
