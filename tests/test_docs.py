@@ -15,7 +15,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = {page.stem: page.read_text("utf-8") for page in sorted((REPOSITORY / "docs").glob("*.md"))}
 PAGE, ESTIMATORS = PAGES["samplers"], PAGES["estimators"]
 BLOCKS = {name: re.findall(r"```python\n(.*?)```", page, re.DOTALL) for name, page in PAGES.items()}
-RUNNING = [name for name, blocks in BLOCKS.items() if blocks and ">>>" not in blocks[0]]
+RUNNING = [  # that of interop runs in tests/interop, beside the libraries
+    n for n, blocks in BLOCKS.items() if blocks and ">>>" not in blocks[0] and n != "interop"
+]
 NO_SAMPLERS = {"SAMPLERS", "resampling", "quasi_rejection_diagnostics"}
 
 
