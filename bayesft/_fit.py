@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from bayesft.base import Estimator, Guide, Key, Prompt
@@ -20,14 +21,17 @@ from bayesft.fitting.order import Order
 from bayesft.fitting.refusals import refuse_infinite, refuse_nan, refuse_nan_costs
 from bayesft.fitting.state import FitState
 from bayesft.fitting.update import update
+from bayesft.placement import over_mesh
 from bayesft.priors.empirical import Empirical
 from bayesft.priors.sequence import BoundGuide, bind
 from bayesft.program.context import Requirement
 from bayesft.program.expectation import scout
 from bayesft.program.record import record
+from bayesft.sharding import place
 from bayesft.target import Target
 
 
+@over_mesh
 def fit(
     target: Target | Empirical,
     guide: Guide,
@@ -42,6 +46,7 @@ def fit(
     micro_batch: int | None = None,
     require: Requirement | None = None,
     callbacks: Sequence[Callable[[StepInfo], object]] = (),
+    mesh: Mesh | None = None,
 ) -> Fitted:
     """Fit a guide to a target by stochastic gradients of an objective.
 
@@ -51,6 +56,10 @@ def fit(
     `micro_batch` lanes are differentiated at a time, which changes memory and not the result.
     `require="unbiased"` refuses estimators that claim less, and later steps on one recording. The
     guide passed in is left as it was. Same key, same device: same numbers.
+
+    With a `mesh` (axes "data" and "fsdp", either or both), lanes are split over all devices and
+    parameters over "fsdp"; the numbers are the same within float error, and the fitted guide stays
+    on the mesh (docs/many_devices.md). Raises MeshError where lanes cannot be split over it.
 
     Raises GuideError where the guide does not fit the target, HardConstraintError where the
     objective is infinite, FitError where it is NaN, EstimatorError where a claim falls short of
@@ -71,7 +80,7 @@ def fit(
     order = Order(len(data.prompts), prompts_per_step, jax.random.fold_in(key, 0))
     # The update donates its parameters, and the caller's guide must survive that.
     params = jax.tree.map(jnp.copy, guide.params)
-    state = FitState(jnp.zeros((), jnp.int32), params, optimizer.init(params), {})
+    state = FitState(jnp.zeros((), jnp.int32), params, place(optimizer.init(params)), {})
     findings, history = None, []
     for step in range(num_steps):
         started = time.perf_counter()

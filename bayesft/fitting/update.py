@@ -8,6 +8,7 @@ import jax
 import optax
 
 from bayesft.program.record import replay_value_and_grad
+from bayesft.sharding import shard
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=(4, 5))
@@ -22,4 +23,5 @@ def update(objective, estimator, optimizer, micro_batch, params, state, frame, t
     )
     updates, state = optimizer.update(gradient, state, params)
     params = optax.apply_updates(params, updates)
-    return params, state, value, optax.tree.norm(gradient)
+    norm = optax.tree.norm(gradient)
+    return *shard((params, state)), value, norm

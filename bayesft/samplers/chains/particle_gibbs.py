@@ -125,7 +125,7 @@ class ParticleGibbs(Kernel):
 
 def _grow(kernel: ParticleGibbs, target: Target, xs: Prompt, keys: Key, chains: Chains) -> Swarm:
     """The particles with all their tokens; the held one is number 0 unless it got new ancestors."""
-    prior, num_tokens = target.prior, target.horizon.max_new_tokens
+    prior, num_tokens = target.prior.prepared(), target.horizon.max_new_tokens
     shape = (*keys.shape, kernel.num_particles)
     models, logits = prior.start(xs, shape[1] * shape[2], num_tokens)
 

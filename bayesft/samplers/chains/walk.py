@@ -37,7 +37,7 @@ def walk(
     the tokens that do not end the sequence. The loop leaves as soon as every sequence has ended.
     """
     num_tokens, eos = horizon.max_new_tokens, prior.eos
-    models = (prior,) if guide is None else (prior, guide)
+    models = (prior.prepared(),) if guide is None else (prior.prepared(), guide.prepared())
     started = [model.start(xs, keys.shape[1], num_tokens) for model in models]
     states, logits = tuple(s for s, _ in started), tuple(each for _, each in started)
     uniform = jax.vmap(jax.vmap(lambda key, t: jax.random.uniform(jax.random.fold_in(key, t))))
