@@ -7,14 +7,17 @@
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 
 import bayesft as bft
 import bayesft.lm
+from bayesft.samplers import sequential
 
 CONFIG = {
     "model_type": "llama",
@@ -56,11 +59,11 @@ class Odd:
         results["calls"], results["rows"] = np.array(self.num_calls), np.array(self.num_rows)
 
 
-def _odd(tokens: jax.Array, length: jax.Array) -> jax.Array:
+def odd(tokens: jax.Array, length: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(jnp.arange(tokens.shape[0]) < length, tokens % 2, 0.0))
 
 
-def _of_draws(draws: bft.Draws) -> Results:
+def of_draws(draws: bft.Draws) -> Results:
     found = {
         "tokens": draws.tokens,
         "lengths": draws.lengths,
@@ -86,31 +89,23 @@ def smc_of_a_language_model(mesh) -> Results:
     evidence = bft.evidence.reward(reward, beta=0.5)
     target = bft.Target(model(), evidence, prompts=[[1, 5, 6]], max_new_tokens=NUM_TOKENS)
     sampler = bft.samplers.smc(16, ess_threshold=1.0, every=1)
-    results = _of_draws(bft.sample(target, sampler, jax.random.key(SEED), mesh=mesh))
+    results = of_draws(bft.sample(target, sampler, jax.random.key(SEED), mesh=mesh))
     reward.count(results)
     return results
 
 
 def smc_from_a_guide(mesh) -> Results:
     """Four prompts, whole ones on each device; a guide proposes beside the prior."""
-    vocab = 6
-    prior = bft.priors.markov(*_markov(jax.random.key(3), vocab), eos=0)
-    guide = bft.trainable(bft.priors.markov(*_markov(jax.random.key(4), vocab), eos=0))
-    evidence = bft.evidence.potential(_odd)
+    prior = bft.priors.markov(*markov(jax.random.key(3)), eos=0)
+    guide = bft.trainable(bft.priors.markov(*markov(jax.random.key(4)), eos=0))
+    evidence = bft.evidence.potential(odd)
     prompts = [[1], [2], [3], [4]]
     target = bft.Target(prior, evidence, prompts=prompts, max_new_tokens=NUM_TOKENS)
     sampler = bft.samplers.smc(8, proposal=guide, ess_threshold=0.9, every=2)
-    return _of_draws(bft.sample(target, sampler, jax.random.key(SEED), mesh=mesh))
+    return of_draws(bft.sample(target, sampler, jax.random.key(SEED), mesh=mesh))
 
 
-def rejection(mesh) -> Results:
-    prior = bft.priors.markov(*_markov(jax.random.key(3), 6), eos=0)
-    evidence = bft.evidence.potential(_odd, bounds=(0.0, NUM_TOKENS))
-    target = bft.Target(prior, evidence, max_new_tokens=NUM_TOKENS)
-    return _of_draws(bft.sample(target, bft.samplers.rejection(8), jax.random.key(SEED), mesh=mesh))
-
-
-def _markov(key: jax.Array, vocab: int) -> tuple[jax.Array, jax.Array]:
+def markov(key: jax.Array, vocab: int = 6) -> tuple[jax.Array, jax.Array]:
     initial, transition = jax.random.split(key)
     return (
         jax.nn.log_softmax(jax.random.normal(initial, (vocab,))),
@@ -122,9 +117,7 @@ def fit_all_parameters(mesh) -> Results:
     """Fully sharded: as many prompts as devices, two steps of momentum."""
     lm = model()
     prompts = [[1, 5, token] for token in range(3, 7)]
-    target = bft.Target(
-        lm, bft.evidence.potential(_odd), prompts=prompts, max_new_tokens=NUM_TOKENS
-    )
+    target = bft.Target(lm, bft.evidence.potential(odd), prompts=prompts, max_new_tokens=NUM_TOKENS)
     fitted = bft.fit(
         target,
         lm.trainable(),
@@ -137,6 +130,23 @@ def fit_all_parameters(mesh) -> Results:
         mesh=mesh,
     )
     return _of_fit(fitted, bft.sharding.to_host)
+
+
+def fit_a_markov_guide(mesh) -> Results:
+    """No parameter is large enough to be split; each step draws from the target by rejection."""
+    prior = bft.priors.markov(*markov(jax.random.key(3)), eos=0)
+    evidence = bft.evidence.potential(odd, bounds=(0.0, NUM_TOKENS))
+    target = bft.Target(prior, evidence, prompts=[[1], [2]], max_new_tokens=NUM_TOKENS)
+    fitted = bft.fit(
+        target,
+        bft.trainable(prior),
+        objective=bft.objectives.forward_kl(bft.samplers.rejection(8)),
+        optimizer=optax.sgd(0.1),
+        num_steps=2,
+        key=jax.random.key(SEED),
+        mesh=mesh,
+    )
+    return _of_fit(fitted, np.asarray)
 
 
 def fit_an_adapter(mesh) -> Results:
@@ -164,15 +174,77 @@ CASES = {
     for case in (
         smc_of_a_language_model,
         smc_from_a_guide,
-        rejection,
         fit_all_parameters,
+        fit_a_markov_guide,
         fit_an_adapter,
     )
 }
+"""What gives the same numbers whatever the mesh."""
+
+
+def layout(mesh) -> Results:
+    """How much of each array a device holds, and the collectives of the compiled programs."""
+    lm, found = model(), {}
+    target = bft.Target(lm, prompts=[[1, 5, 6]], max_new_tokens=NUM_TOKENS)
+    with bft.sharding.on(mesh):
+        target = target.placed(bft.sharding.place)
+        sampler = bft.samplers.smc(16)
+        state = sampler.init(target, jax.random.key(SEED))
+        keys, _ = state.particles.models.layers[0]
+        parts = sampler.parts(target, jax.random.key(SEED))
+        decode = sequential.advance.lower(
+            target, parts[0], state.schedule, parts[1], state.particles, NUM_TOKENS
+        )
+        params = bft.sharding.place(lm.trainable().params)
+        moments = optax.adam(1e-3).init(params)[0].mu
+    found["cache"] = _share(keys)
+    found["tokens"] = _share(state.particles.paths.tokens)
+    for name, tree in (("params", params), ("moments", moments)):
+        found[name] = np.asarray([_share(leaf) for leaf in jax.tree.leaves(tree)])
+    found["decode"] = np.asarray(decode.compile().as_text())
+    return found
+
+
+def _share(array: jax.Array) -> np.ndarray:
+    return np.asarray(array.addressable_shards[0].data.size / array.size)
+
+
+def saved(mesh) -> Results:
+    """Parameters whose shares lie in both processes, written and read."""
+    folder = Path(os.environ["BAYESFT_FOLDER"])
+    guide = model().trainable()
+    with bft.sharding.on(mesh):
+        guide.with_params(bft.sharding.place(guide.params)).save(folder)
+    multihost_utils.sync_global_devices("saved")
+    with bft.sharding.on(mesh):
+        read = bayesft.lm.load(folder, tokenizer=False)
+        paths = jax.tree.leaves_with_path(read.weights)
+        return {jax.tree_util.keystr(p): bft.sharding.to_host(leaf) for p, leaf in paths}
+
+
+def failing_evidence(mesh) -> Results:
+    """The last row is a bad one, and lies in the share of the last process."""
+
+    def evaluate(rows: slice) -> dict[str, np.ndarray]:
+        some = np.arange(5.0)[rows]
+        if 4 in some:
+            raise bft.errors.EvidenceError("Row 4 is bad.")
+        return {"reward": some}
+
+    with bft.sharding.on(mesh):
+        answers = bft.sharding.shared(lambda rows: {"reward": np.arange(5.0)[rows]}, ["reward"], 5)
+        try:
+            bft.sharding.shared(evaluate, ["reward"], 5)
+        except bft.errors.EvidenceError as error:
+            return {"message": np.asarray(str(error)), "answers": answers["reward"]}
+    return {}
+
+
+OTHERS = {case.__name__: case for case in (layout, saved, failing_evidence)}
 
 
 def run(names: list[str], mesh) -> Results:
-    found = {name: CASES[name](mesh) for name in names}
+    found = {name: (CASES | OTHERS)[name](mesh) for name in names}
     return {f"{name}/{key}": a for name, case in found.items() for key, a in case.items()}
 
 

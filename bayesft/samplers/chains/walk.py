@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bayesft.base import Horizon, Key, Prior, Prompt, is_eos
 from bayesft.priors.sequence import inverse_cdf
+from bayesft.sharding import join
 
 
 class Walk(NamedTuple):
@@ -50,7 +51,7 @@ def walk(
         proposal = horizon.constrain(_wide(logits[-1]), t, eos)
         if unending is not None:
             proposal = jnp.where(at(unending, t)[..., None], _without_end(proposal, eos), proposal)
-        drawn, _ = inverse_cdf(uniform(keys, jnp.full(keys.shape, t)), proposal)
+        drawn, _ = join(inverse_cdf(uniform(keys, jnp.full(keys.shape, t)), proposal))
         token = jnp.where(at(free, t), drawn, at(given, t))
         token = jnp.where(done, eos[0], token)
 
@@ -85,7 +86,7 @@ def log_prob_of(
     token: Int[Array, "*batch"], logits: Float[Array, "*batch V"]
 ) -> Float[Array, "*batch"]:
     chosen = jnp.take_along_axis(logits, token[..., None], -1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
+    return join(chosen - jax.nn.logsumexp(logits, axis=-1))
 
 
 def _without_end(logits: Float[Array, "*batch V"], eos: tuple[int, ...]) -> Array:
