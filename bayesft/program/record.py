@@ -85,7 +85,7 @@ def record(
     if findings is None:
         findings = scout(program, estimator, (*args, jax.tree.map(lambda a: a[0], xs)))
     keys = _lane_keys(key, xs.id, findings.num_lanes)
-    require_split(*keys.shape, "lanes")
+    require_split(keys.shape[0], keys.shape[1], "lanes")
     states = findings.states if states is None else states
     data: dict[str, Any] = {}
     if not findings.needs_recording:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -73,11 +74,11 @@ _gather.defvjp(_forward, _backward)
 def _placed(array: Any) -> Any:
     if not isinstance(array, jax.Array | np.ndarray):
         return array
-    trainable = jax.dtypes.issubdtype(array.dtype, np.inexact)
+    trainable = jnp.issubdtype(array.dtype, np.inexact)
     spec = spec_of(array.shape) if trainable else PartitionSpec()
     sharding = NamedSharding(jax.sharding.get_mesh(), spec)
     local = not isinstance(array, jax.Array) or array.is_fully_addressable
-    is_key = jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
+    is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
     if sharding.is_fully_addressable or not local or is_key:
         return jax.device_put(array, sharding)
     # Every process has the whole array, and puts its own shares on its devices.
