@@ -216,10 +216,9 @@ def saved(mesh) -> Results:
     with bft.sharding.on(mesh):
         guide.with_params(bft.sharding.place(guide.params)).save(folder)
     multihost_utils.sync_global_devices("saved")
-    with bft.sharding.on(mesh):
-        read = bayesft.lm.load(folder, tokenizer=False)
-        paths = jax.tree.leaves_with_path(read.weights)
-        return {jax.tree_util.keystr(p): bft.sharding.to_host(leaf) for p, leaf in paths}
+    read = bayesft.lm.load(folder, tokenizer=False, mesh=mesh)
+    paths = jax.tree.leaves_with_path(read.weights)
+    return {jax.tree_util.keystr(p): bft.sharding.to_host(leaf) for p, leaf in paths}
 
 
 def failing_evidence(mesh) -> Results:
