@@ -16,6 +16,7 @@ from bayesft import (
     objectives,
     priors,
     samplers,
+    sharding,
     twists,
 )
 from bayesft._fit import fit
@@ -85,6 +86,7 @@ __all__ = [
     "sample",
     "samplers",
     "scan",
+    "sharding",
     "testing",
     "track",
     "trainable",

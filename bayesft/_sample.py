@@ -6,18 +6,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from bayesft.base import Key, Sampler
 from bayesft.draws import Draws
 from bayesft.errors import SamplerError
+from bayesft.placement import over_mesh
 from bayesft.target import Target
 
 
-def sample(target: Target, sampler: Sampler, key: Key) -> Draws:
+@over_mesh
+def sample(target: Target, sampler: Sampler, key: Key, *, mesh: Mesh | None = None) -> Draws:
     """Draws of the target for every prompt, under the sampler's claim (`draws.claim`).
 
-    The same key gives the same draws. Raises SamplerError where an argument is not what it should
-    be, and whatever the sampler and the evidence raise.
+    The same key gives the same draws. With a `mesh` (axes "data" and "fsdp", either or both), the
+    models run on a share of the particles on each device, and the draws, which every device and
+    process has in full, are the same within float error (docs/many_devices.md). Raises
+    SamplerError where an argument is not what it should be, MeshError where particles cannot be
+    split over the mesh, and whatever the sampler and the evidence raise.
     """
     if not isinstance(target, Target):
         raise SamplerError(

@@ -58,6 +58,10 @@ class NotEnumerableError(BayesftError, ValueError):
     """The outcomes of a distribution cannot be listed."""
 
 
+class MeshError(BayesftError, ValueError):
+    """Rows or parameters cannot be split over a mesh of devices as it was given."""
+
+
 class FitError(BayesftError, ArithmeticError):
     """A fit cannot go on: its objective or gradient is not a number."""
 

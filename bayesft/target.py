@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import jax
@@ -31,6 +31,7 @@ from bayesft.base import (
 from bayesft.base.terms import checked_terms, free_name, known_scale
 from bayesft.errors import HardConstraintError, PromptError, TargetError
 from bayesft.program import effects
+from bayesft.sharding import shared
 
 
 class PromptSet:
@@ -194,6 +195,12 @@ class Target:
         target.evidence = target._declared(evidence)
         return target
 
+    def placed(self, place: Callable[[Any], Any]) -> Target:
+        """The same target with its arrays put elsewhere, its prompts on the host as they are."""
+        target = self.tree_unflatten(self.horizon, place((self.prior, self.evidence)))
+        target._prompts = self.prompts
+        return target
+
     def select(self, rows: Sequence[int]) -> Target:
         """The same target for some of its prompts; their draws stay the same, by id."""
         target = self.tree_unflatten(self.horizon, (self.prior, self.evidence))
@@ -335,13 +342,17 @@ class Target:
         tokens: Int[np.ndarray, "R T"],
         lengths: Int[np.ndarray, " R"],
     ) -> dict[str, Float[np.ndarray, " R"]]:
-        """Unscaled log φ of every Python term by name, each called once for all rows."""
-        rows = self.prompts.rows(self.prior, ids, tokens, lengths)
-        return {
-            term.evidence.name: np.asarray(term.evidence.evaluate(rows), np.float32)
-            for term in self.host_terms
-            if isinstance(term.evidence, HostEvidence)
-        }
+        """Unscaled log φ of every Python term by name, each called once for all rows.
+
+        Of several processes, each calls it for its share of the rows.
+        """
+        terms = [t.evidence for t in self.host_terms if isinstance(t.evidence, HostEvidence)]
+
+        def evaluate(some: slice) -> dict[str, Float[np.ndarray, " R"]]:
+            rows = self.prompts.rows(self.prior, ids[some], tokens[some], lengths[some])
+            return {term.name: np.asarray(term.evaluate(rows), np.float32) for term in terms}
+
+        return shared(evaluate, [term.name for term in terms], len(ids))
 
 
 def prefix_sum(

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from bayesft.base.sequences import Horizon, Prompt
 from bayesft.errors import PromptError
+from bayesft.sharding import gathered
 
 type PyTree = Any
 type Key = jax.Array
@@ -78,6 +79,10 @@ class Prior(abc.ABC):
     @abc.abstractmethod
     def reorder(self, state: PyTree, ancestors: Int[Array, "P N"]) -> PyTree:
         """State in which particle n of prompt p continues what particle ancestors[p, n] was."""
+
+    def prepared(self) -> Prior:
+        """The same prior ahead of a loop over tokens: what no step changes is computed once."""
+        return gathered(self)
 
     @abc.abstractmethod
     def token_log_probs(

@@ -15,6 +15,7 @@ from bayesft.priors import scoring
 from bayesft.priors.sequence import generate, normalised
 from bayesft.samplers.plain import sample_keys
 from bayesft.samplers.validation import require_log_densities
+from bayesft.sharding import join
 from bayesft.target import Target
 
 _LANES = 512
@@ -108,4 +109,4 @@ def _generate(
     source: Prior, xs: Prompt, key: Key, first: int, size: int, horizon: Horizon
 ) -> tuple[Array, Array]:
     tokens, token_log_probs = generate(source, xs, sample_keys(xs.id, key, first, size), horizon)
-    return tokens, token_log_probs.sum(-1)
+    return join((tokens, token_log_probs.sum(-1)))

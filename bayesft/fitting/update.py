@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from bayesft.program.record import replay_value_and_grad
+from bayesft.sharding import shard
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=(4, 5))
@@ -28,4 +29,4 @@ def update(objective, estimator, optimizer, micro_batch, params, state, frame, t
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     kept = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
     params, state = kept(optax.apply_updates(params, updates), params), kept(after, state)
-    return params, state, value, norm
+    return *shard((params, state)), value, norm

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesft.errors import ModelError
+from bayesft.sharding import is_writer
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -64,8 +65,11 @@ def write_folder(
     """Fills a new folder by `write(folder)` and moves it to `path` in one rename.
 
     A reader never sees half a folder. An existing folder is replaced only if it holds nothing but
-    files whose names match the patterns `own`; raises ModelError otherwise.
+    files whose names match the patterns `own`; raises ModelError otherwise. Of several processes
+    one writes.
     """
+    if not is_writer():
+        return
     target = Path(path).absolute()
     _refuse_foreign(target, tuple(own))
     target.parent.mkdir(parents=True, exist_ok=True)

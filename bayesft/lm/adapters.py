@@ -21,6 +21,7 @@ from bayesft.lm.card import Card
 from bayesft.lm.decoder import structure
 from bayesft.lm.linear import Adapter
 from bayesft.lm.targets import shortest_names
+from bayesft.sharding import to_host
 
 OWN = (CONFIG, f"{STEM}.safetensors")
 """Files that saving an adapter may replace."""
@@ -103,7 +104,7 @@ def save_adapter(
     tensors: dict[str, np.ndarray] = {}
     for place in places(card.architecture, adapter):
         for key, name in zip("ab", factor_names(place.module), strict=True):
-            tensors[name] = np.asarray(place.factors_of(factors)[key]).T
+            tensors[name] = to_host(place.factors_of(factors)[key]).T
 
     def write(folder: Path) -> None:
         (folder / CONFIG).write_text(to_json(peft_options(config)), encoding="utf-8")

@@ -17,6 +17,7 @@ from bayesft.lm.attention import Sight
 from bayesft.lm.linear import Adapter, Factor, Linear
 from bayesft.lm.norm import Norm
 from bayesft.lm.rotary import Rotation
+from bayesft.sharding import gathered
 
 type LinearMaker = Callable[[tuple[str, str]], Linear]
 type Heads = Float[Array, "P N T heads head_dim"]
@@ -151,7 +152,7 @@ class Decoder(nnx.Module):
     @property
     def output_rows(self) -> Float[Array, "V D"]:
         """The head's weights, one row per token."""
-        return (self.embedding if self.head is None else self.head)[...]
+        return gathered((self.embedding if self.head is None else self.head)[...])
 
     def hidden(
         self,
@@ -165,13 +166,13 @@ class Decoder(nnx.Module):
         Positions broadcast to the tokens: sines are computed once where rows share a position.
         A `soft` prompt stands before the tokens, which then are S more, positions included.
         """
-        x = self.embedding[...].at[tokens].get(mode="clip")
+        x = gathered(self.embedding[...]).at[tokens].get(mode="clip")
         if soft is not None:
             x = jnp.concatenate([soft.astype(x.dtype), x], axis=2)
         if self.embedding_scale != 1.0:
             x = x * jnp.asarray(self.embedding_scale, x.dtype)
         if self.positions is not None:
-            x = x + self.positions[...].at[positions].get(mode="clip")
+            x = x + gathered(self.positions[...]).at[positions].get(mode="clip")
         # Layers that turn by the same angles share them.
         ropes = dict.fromkeys(self.ropes)
         rotations = {rope: None if rope is None else rope.rotation(positions) for rope in ropes}

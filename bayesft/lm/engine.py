@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from bayesft.base import Prompt
 from bayesft.lm.contexts import Alone, KeyValue, NextToken, PromptCache
 from bayesft.lm.decoder import Decoder
+from bayesft.sharding import copy_rows, join, split, split_prompts, split_rows, splits
 
 
 @jax.tree_util.register_dataclass
@@ -42,12 +43,13 @@ def start(
     decoder: Decoder, xs: Prompt, num_particles: int, max_new_tokens: int
 ) -> tuple[DecodeState, Float[Array, "P D"]]:
     """State after the prompts, and the hidden states that the first new token is drawn from."""
+    xs = split_prompts(xs, num_particles)
     last, prompt = prefill(decoder, xs)
 
     def empty(keys: Array) -> Array:
         num_prompts, heads, _, head_dim = keys.shape
         rows = num_prompts * num_particles
-        return jnp.zeros((rows, heads, max_new_tokens, head_dim), keys.dtype)
+        return split_rows(jnp.zeros((rows, heads, max_new_tokens, head_dim), keys.dtype))
 
     layers = tuple((empty(keys), empty(values)) for keys, values in prompt.layers)
     return DecodeState(prompt, layers, jnp.zeros((), jnp.int32)), last
@@ -67,8 +69,10 @@ def advance(
     """
     positions = (state.prompt.length + state.step)[:, None, None]
     context = NextToken(state.prompt, state.layers, state.step)
+    # Joined ahead of the split, or the partitioner would split what the tokens come from, too.
+    tokens = split(join(tokens))
     hidden, layers = decoder.hidden(tokens[:, :, None], positions, context)
-    return DecodeState(state.prompt, layers, state.step + 1), hidden[:, :, 0]
+    return DecodeState(state.prompt, split_rows(layers), state.step + 1), hidden[:, :, 0]
 
 
 def reorder(state: DecodeState, ancestors: Int[Array, "P N"]) -> DecodeState:
@@ -81,6 +85,8 @@ def reorder(state: DecodeState, ancestors: Int[Array, "P N"]) -> DecodeState:
     num_prompts, num_particles = ancestors.shape
     first = jnp.arange(num_prompts, dtype=jnp.int32) * num_particles
     sources = (ancestors.astype(jnp.int32) + first[:, None]).reshape(-1)
+    if splits(sources.size):
+        return dataclasses.replace(state, layers=copy_rows(state.layers, sources))
     dead = sources != jnp.arange(sources.size, dtype=jnp.int32)
     targets = jnp.nonzero(dead, size=dead.size, fill_value=0)[0].astype(jnp.int32)
 

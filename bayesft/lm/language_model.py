@@ -25,6 +25,7 @@ from bayesft.lm.engine import DecodeState
 from bayesft.lm.log_probs import log_probs_of
 from bayesft.lm.saving import save_model
 from bayesft.lm.text_prior import TextPrior
+from bayesft.sharding import gathered
 
 
 class DecoderPrior(TextPrior):
@@ -181,6 +182,9 @@ class FullGuide(DecoderPrior, Guide):
     def decoder(self) -> Decoder:
         graph, _, _ = structure(self.card.architecture, remat=self.remat)
         return nnx.merge(graph, self.language_model().weights)
+
+    def prepared(self) -> LanguageModel:
+        return gathered(self.language_model())
 
     def with_params(self, params: PyTree) -> FullGuide:
         return dataclasses.replace(self, params=params)

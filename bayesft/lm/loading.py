@@ -10,7 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
+from bayesft import sharding
 from bayesft.base import Key
 from bayesft.errors import GuideError, ModelError
 from bayesft.io.files import read_json
@@ -31,7 +33,11 @@ from bayesft.lm.weights import read_weights
 
 
 def load(
-    path: str | os.PathLike[str], dtype: Any = jnp.float32, *, tokenizer: bool = True
+    path: str | os.PathLike[str],
+    dtype: Any = jnp.float32,
+    *,
+    tokenizer: bool = True,
+    mesh: Mesh | None = None,
 ) -> LanguageModel:
     """The language model in a folder of Hugging Face format, or of a name "org/model", as a prior.
 
@@ -40,7 +46,8 @@ def load(
     Weights are converted to `dtype`, float32 for exact work. `tokenizer=False` loads a folder
     without a tokenizer; prompts are then token ids. Nothing in the folder is executed. Where there
     is no folder "org/model", these files of the model of that name are taken from Hugging Face's
-    cache, or downloaded into it.
+    cache, or downloaded into it. With a `mesh`, each of its devices gets its share of every tensor
+    (docs/many_devices.md).
 
     Raises ModelError, before any tensor is read, for a folder that is missing, incomplete or
     corrupt, and for models whose forward pass is not implemented exactly.
@@ -59,7 +66,8 @@ def load(
     reader = read_tokenizer(folder) if tokenizer else None
     source = str(path) if is_name(path) else str(folder)
     card = make_card(Path(source).name, source, config, generation_config, reader)
-    weights = read_weights(open_tensors(folder), card.architecture, dtype)
+    with sharding.on(mesh):
+        weights = read_weights(open_tensors(folder), card.architecture, dtype)
     return LanguageModel(weights, card)
 
 

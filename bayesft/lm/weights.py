@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesft import sharding
 from bayesft.errors import ModelError
 from bayesft.io.tensors import TensorFiles
 from bayesft.lm.architecture import Architecture
@@ -91,7 +92,8 @@ def read_weights(files: TensorFiles, architecture: Architecture, dtype: Any) -> 
     def assemble(path: tuple[Any, ...], _: Any) -> jax.Array:
         # Popped, so that the copies on the host go as the arrays are made.
         pieces = parts.pop(tuple(key.key for key in path))
-        return jnp.array(pieces[0] if len(pieces) == 1 else np.concatenate(pieces, -1), dtype)
+        whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, -1)
+        return sharding.place(jnp.array(whole, dtype))
 
     return jax.tree.map_with_path(assemble, shapes)
 
@@ -103,7 +105,7 @@ def write_weights(weights: Mapping[str, Any], architecture: Architecture) -> dic
         value: Any = weights
         for key in tensor.path:
             value = value[key]
-        part = np.asarray(value)[..., tensor.columns]
+        part = sharding.to_host(value)[..., tensor.columns]
         tensors[tensor.name] = part.T if tensor.transposed else part
     return tensors
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bayesft.base import Horizon, Prior, Prompt, sequence_lengths
+from bayesft.sharding import join, split
 from bayesft.target import Target
 
 _TOKENS_PER_CALL = 1 << 14
@@ -45,14 +46,13 @@ def _log_probs(prior: Prior, tokens: Array, xs: Prompt, horizon: Horizon):
         return prior.token_log_probs(y, x, horizon).sum()
 
     # Nested, so that what depends on the prompt alone runs once per prompt.
-    return jax.vmap(lambda x, ys: jax.vmap(lambda y: one(x, y))(ys))(xs, tokens)
+    return join(jax.vmap(lambda x, ys: jax.vmap(lambda y: one(x, y))(ys))(xs, split(tokens)))
 
 
 @jax.jit
 def _log_device_evidence(target: Target, tokens: Array, xs: Prompt):
-    return jax.vmap(lambda x, ys: jax.vmap(lambda y: target.log_device_evidence(y, x))(ys))(
-        xs, tokens
-    )
+    of_one = jax.vmap(target.log_device_evidence, (0, None))
+    return join(jax.vmap(of_one)(split(tokens), xs))
 
 
 def _in_chunks(

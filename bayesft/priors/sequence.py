@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from bayesft.base import Guide, Horizon, Key, Prior, Prompt, PyTree, is_eos
 from bayesft.errors import GuideError
+from bayesft.sharding import join, split
 
 _CHUNK = 256
 
@@ -77,12 +78,15 @@ def generate(
     """
     num_prompts, num_lanes = keys.shape
     num_tokens, eos = horizon.max_new_tokens, prior.eos
+    prior = prior.prepared()
     state, logits = prior.start(xs, num_lanes, num_tokens)
     uniform = jax.vmap(jax.vmap(lambda key, t: jax.random.uniform(jax.random.fold_in(key, t))))
 
     def choose(t, logits, done, tokens, log_probs):
         at = jnp.full(keys.shape, t)
-        token, log_prob = inverse_cdf(uniform(keys, at), horizon.constrain(logits, t, eos))
+        token, log_prob = join(
+            inverse_cdf(uniform(keys, at), horizon.constrain(split(logits), t, eos))
+        )
         token = jnp.where(done, eos[0], token)
         put = jax.lax.dynamic_update_index_in_dim
         tokens = put(tokens, token, t, 2)
@@ -103,7 +107,7 @@ def generate(
         0, logits, done, jnp.full(shape, eos[0], jnp.int32), jnp.zeros(shape, logits.dtype)
     )
     carry = jax.lax.while_loop(going, body, (jnp.int32(1), state, *first))
-    return carry[-2], carry[-1]
+    return split((carry[-2], carry[-1]))
 
 
 def _lifted_sampler(horizon: Horizon):

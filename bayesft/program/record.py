@@ -22,6 +22,7 @@ from bayesft.program.expectation import (
     surrogate,
     updated,
 )
+from bayesft.sharding import join, require_split, split_rows
 
 type Program = Callable[..., Array]
 type Resolver = Callable[..., dict[str, np.ndarray]]
@@ -125,6 +126,7 @@ def begin(
     if findings is None:
         findings = scout(program, estimator, (*args, jax.tree.map(lambda a: a[0], xs)))
     keys = _lane_keys(key, xs.id, findings.num_lanes)
+    require_split(keys.shape[0], keys.shape[1], "lanes")
     states = findings.states if states is None else states
     recording = Recording(keys, xs, {}, {}, jnp.zeros(keys.shape), states)
     if not findings.needs_recording:
@@ -213,7 +215,8 @@ def _phase(program, estimator, proposal, keys, args, xs, data, states):
     record, request, costs, stored, stateful = jax.vmap(lanes)(xs, keys, data)
     # A lane that stopped for the host has no terms yet, so the states stay as they are.
     after = updated(states, stateful) if request is None else states
-    return record, request, costs, stored, after
+    # The host reads it, and any device may replay any lane.
+    return join((record, request, costs, stored, after))
 
 
 def _merged(data: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,6 +252,7 @@ def replay_value_and_grad(
     flat = jax.tree.map(lambda a: a.reshape(count, *a.shape[2:]), lanes)
     xs = jax.tree.map(lambda a: jnp.repeat(a, num_lanes, axis=0), recording.xs)
     weights = jnp.full(count, 1.0 / count)
+    require_split(batch, 1, "lanes of a micro_batch")
     padding = -count % batch
     if padding:
         repeat = jnp.concatenate([jnp.arange(count), jnp.zeros(padding, jnp.int32)])
@@ -266,6 +270,7 @@ def replay_value_and_grad(
 
     def loss(params, xs, flat, weights):
         args = with_params(params)
+        xs, flat, weights = split_rows((xs, flat, weights))
         return jnp.sum(weights * jax.vmap(lambda x, rest: lane(args, x, *rest))(xs, flat))
 
     gradient = jax.value_and_grad(loss)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from bayesft.base import Enumerable, Key, Prompt, is_eos
 from bayesft.priors.sequence import generate
 from bayesft.samplers.plain import sample_keys
+from bayesft.sharding import join
 from bayesft.target import Target
 
 MAX_OUTCOMES = 1 << 16
@@ -51,4 +52,4 @@ def _log_mass(target: Target, xs: Prompt, rows: Int[Array, "M T"]) -> Float[Arra
 @jax.jit
 def _log_share(target: Target, xs: Prompt, keys: Key) -> Float[Array, " P"]:
     tokens, _ = generate(target.prior, xs, keys, target.horizon)
-    return jnp.log(is_eos(tokens, target.prior.eos).any(-1).mean(-1))
+    return jnp.log(is_eos(join(tokens), target.prior.eos).any(-1).mean(-1))

@@ -15,7 +15,7 @@ from bayesft.priors.sequence import BoundGuide, inverse_cdf
 from bayesft.samplers import sequential
 from bayesft.samplers.particle_sampler import ParticleSampler, SMCState
 from bayesft.samplers.particles import Particles
-from bayesft.samplers.proposers import Proposal, Proposer, require_proposal
+from bayesft.samplers.proposers import Proposal, Proposer, prepared, require_proposal
 from bayesft.samplers.resampling import Resampling, draw_ancestors, systematic
 from bayesft.samplers.sequential import Randomness, ResamplingRule, Schedule
 from bayesft.samplers.smc import resampling_rule
@@ -118,7 +118,7 @@ def _advance(
     stop: int | Array,
 ) -> tuple[Particles, Float[Array, "P N"]]:
     """The inner particles with `stop` tokens each, resampled within their groups on the way."""
-    schedule = Schedule()
+    schedule, proposing = Schedule(), prepared(proposing)
 
     def low(particles: Particles) -> Array:
         log_weights = _grouped(particles.log_weights, groups)

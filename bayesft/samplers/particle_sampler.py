@@ -24,6 +24,7 @@ from bayesft.samplers.sequential import Randomness, ResamplingRule, Schedule
 from bayesft.samplers.tilted import TiltedProposal
 from bayesft.samplers.validation import require_log_densities, require_twists
 from bayesft.samplers.whole import on_host, whole_terms
+from bayesft.sharding import require_split
 from bayesft.target import Target
 
 
@@ -152,6 +153,7 @@ class ParticleSampler(Sampler):
     def parts(self, target: Target, key: Key) -> tuple[Proposer, Randomness]:
         """What the loop in `sequential` runs on."""
         num_tokens = target.horizon.max_new_tokens
+        require_split(len(target.prompts), self.num_particles, "particles")
         random = sequential.randomness(target.xs.id, key, self.num_particles, num_tokens)
         return proposer(target, self.proposal), random
 

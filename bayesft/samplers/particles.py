@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bayesft.base import PyTree
+from bayesft.sharding import join
 
 
 @jax.tree_util.register_dataclass
@@ -120,6 +121,10 @@ class Particles:
         weighed."""
         passed = self.paths.complete | (self.paths.mark > self.weighed_at[:, None])
         return self.open.any(-1) & (passed | ~self.open).all(-1)
+
+    def joined(self) -> Particles:
+        """The same, where all but the models' states is known on every device."""
+        return join(self.replace(models=None)).replace(models=self.models)
 
     def replace(self, **changes: Any) -> Particles:
         return dataclasses.replace(self, **changes)

@@ -18,6 +18,7 @@ from bayesft.base import Key, Prior, Prompt, is_eos, sequence_lengths
 from bayesft.priors import scoring
 from bayesft.priors.sequence import generate, normalised
 from bayesft.samplers.validation import require_log_densities
+from bayesft.sharding import join, require_split
 from bayesft.target import Target
 
 MAX_ROWS = 1024
@@ -76,6 +77,7 @@ def propose_from(
 
     Both are -inf where γ = π0·φ is 0. The prior's own part of the ratio is exactly 0.
     """
+    require_split(len(target.prompts), size, "samples")
     keys = sample_keys(target.xs.id, key, first, size)
     tokens, lengths, ended, log_source, log_device = map(
         np.array, _propose(target, source or target.prior, target.xs, keys)
@@ -119,4 +121,4 @@ def _propose(target: Target, source: Prior, xs: Prompt, keys: Key) -> tuple[Arra
         log_source = log_probs.sum(dtype=jnp.result_type(float))
         return length, ended, log_source, target.log_device_evidence(tokens, x)
 
-    return tokens, *jax.vmap(jax.vmap(score, (0, 0, None)))(tokens, log_probs, xs)
+    return join((tokens, *jax.vmap(jax.vmap(score, (0, 0, None)))(tokens, log_probs, xs)))

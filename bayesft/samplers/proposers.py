@@ -14,6 +14,7 @@ from bayesft.base import Key, Prior, Prompt, PyTree
 from bayesft.errors import SamplerError
 from bayesft.priors.sequence import BoundGuide, bind, inverse_cdf
 from bayesft.samplers.prefixes import Prefixes
+from bayesft.sharding import gathered
 from bayesft.target import Target
 
 
@@ -169,6 +170,18 @@ def require_proposal(proposal: Any) -> Prior | BoundGuide | Proposal | None:
             "bft.samplers.locally_optimal(), or None.",
         )
     return proposal
+
+
+def prepared(proposer: Proposer) -> Proposer:
+    """The same proposer ahead of a loop over tokens: see `Prior.prepared`."""
+
+    def is_prior(part: PyTree) -> bool:
+        return isinstance(part, Prior)
+
+    def prepare(part: PyTree) -> PyTree:
+        return part.prepared() if is_prior(part) else gathered(part)
+
+    return jax.tree.map(prepare, proposer, is_leaf=is_prior)
 
 
 def proposer(target: Target, proposal: Prior | BoundGuide | Proposal | None) -> Proposer:

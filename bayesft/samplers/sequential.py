@@ -19,8 +19,9 @@ from bayesft.draws import effective_sample_size, log_mean_exp, normalised_weight
 from bayesft.samplers import whole
 from bayesft.samplers.particles import History, Particles, Paths
 from bayesft.samplers.prefixes import Prefixes
-from bayesft.samplers.proposers import Proposer, TokenRandomness
+from bayesft.samplers.proposers import Proposer, TokenRandomness, prepared
 from bayesft.samplers.resampling import Resampling, draw_ancestors
+from bayesft.sharding import join, split
 from bayesft.target import Target
 
 
@@ -94,6 +95,7 @@ def start(
     """Particles with their first token."""
     num_tokens, *shape = random.uniforms.shape
     num_prompts, num_particles = shape
+    proposer = prepared(proposer)
     models, logits = proposer.start(xs, num_particles, num_tokens)
     zeros, never = jnp.zeros(shape), jnp.zeros(shape, bool)
     paths = Paths(
@@ -139,7 +141,7 @@ def _advance(
 ) -> Particles:
     """The particles with `stop` tokens each, or fewer: where no prompt is active before, or where
     one has come to its delimiters."""
-    rule = schedule.rule
+    rule, proposer = schedule.rule, prepared(proposer)
 
     def going(particles: Particles) -> Array:
         more = (particles.t < stop) & particles.active.any()
@@ -196,7 +198,7 @@ def extend(
     ended_before = paths.done | ~particles.active[:, None]
     needed = particles.alive & ~ended_before
     prefixes = Prefixes(target, paths.prefix_states, t, needed)
-    choice = proposer.choose(random.at(t), logits, prefixes)
+    choice = join(proposer.choose(random.at(t), split(logits), prefixes))
     token = jnp.where(ended_before, target.prior.eos[0], choice.token)
     log_prior, log_ratio = choice.log_prior, choice.log_ratio
     done = paths.done | (is_eos(token, target.prior.eos) & ~ended_before)
@@ -248,6 +250,7 @@ def _covered(particles: Particles, missing: Float[Array, "P N"]) -> Float[Array,
 
 def _mark_low(rule: ResamplingRule | None, particles: Particles) -> Particles:
     """Finished particles count in the ESS; a prompt with nothing left to draw is never low."""
+    particles = particles.joined()
     if rule is None:
         return particles
     ess = effective_sample_size(particles.log_weights)

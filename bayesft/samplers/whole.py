@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bayesft.base import HostEvidence, Potential, Prompt, Term
 from bayesft.samplers.particles import Particles
+from bayesft.sharding import join, split
 from bayesft.target import Target
 
 if TYPE_CHECKING:
@@ -110,4 +111,5 @@ def _value(
     if not isinstance(term.evidence, Potential):
         return jnp.asarray(host_values[term.evidence.name])
     over_particles = jax.vmap(term.evidence.log_potential, (0, None, 0))
-    return jax.vmap(over_particles)(rows.tokens, xs, rows.lengths)
+    tokens, lengths = split((rows.tokens, rows.lengths))
+    return join(jax.vmap(over_particles)(tokens, xs, lengths))

@@ -19,6 +19,7 @@ from bayesft.samplers.chains.kernel import Candidates, Chains, Kernel, folded, g
 from bayesft.samplers.chains.walk import log_prob_of
 from bayesft.samplers.resampling import stay_in_place
 from bayesft.samplers.validation import require_count
+from bayesft.sharding import join
 from bayesft.target import Target
 
 
@@ -125,7 +126,7 @@ class ParticleGibbs(Kernel):
 
 def _grow(kernel: ParticleGibbs, target: Target, xs: Prompt, keys: Key, chains: Chains) -> Swarm:
     """The particles with all their tokens; the held one is number 0 unless it got new ancestors."""
-    prior, num_tokens = target.prior, target.horizon.max_new_tokens
+    prior, num_tokens = target.prior.prepared(), target.horizon.max_new_tokens
     shape = (*keys.shape, kernel.num_particles)
     models, logits = prior.start(xs, shape[1] * shape[2], num_tokens)
 
@@ -187,7 +188,7 @@ def _extend(
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     logits = target.horizon.constrain(logits.reshape(*shape, -1), t, eos)
     uniform = jax.vmap(jax.vmap(lambda key: jax.random.uniform(key, shape[2:])))(folded(keys, t))
-    token, _ = inverse_cdf(uniform, logits)
+    token, _ = join(inverse_cdf(uniform, logits))
     current = jax.lax.dynamic_index_in_dim(chains.tokens, t, 2)  # [P, C, 1]
     token = jnp.where(_is_held(swarm), current, token)
     token = jnp.where(swarm.done, eos[0], token)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bayesft.base import Horizon, Key, Prior, Prompt, is_eos
 from bayesft.priors.sequence import inverse_cdf
+from bayesft.sharding import join
 
 
 class Walk(NamedTuple):
@@ -37,7 +38,7 @@ def walk(
     the tokens that do not end the sequence. The loop leaves as soon as every sequence has ended.
     """
     num_tokens, eos = horizon.max_new_tokens, prior.eos
-    models = (prior,) if guide is None else (prior, guide)
+    models = (prior.prepared(),) if guide is None else (prior.prepared(), guide.prepared())
     started = [model.start(xs, keys.shape[1], num_tokens) for model in models]
     states, logits = tuple(s for s, _ in started), tuple(each for _, each in started)
     uniform = jax.vmap(jax.vmap(lambda key, t: jax.random.uniform(jax.random.fold_in(key, t))))
@@ -50,7 +51,7 @@ def walk(
         proposal = horizon.constrain(_wide(logits[-1]), t, eos)
         if unending is not None:
             proposal = jnp.where(at(unending, t)[..., None], _without_end(proposal, eos), proposal)
-        drawn, _ = inverse_cdf(uniform(keys, jnp.full(keys.shape, t)), proposal)
+        drawn, _ = join(inverse_cdf(uniform(keys, jnp.full(keys.shape, t)), proposal))
         token = jnp.where(at(free, t), drawn, at(given, t))
         token = jnp.where(done, eos[0], token)
 
@@ -85,7 +86,7 @@ def log_prob_of(
     token: Int[Array, "*batch"], logits: Float[Array, "*batch V"]
 ) -> Float[Array, "*batch"]:
     chosen = jnp.take_along_axis(logits, token[..., None], -1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
+    return join(chosen - jax.nn.logsumexp(logits, axis=-1))
 
 
 def _without_end(logits: Float[Array, "*batch V"], eos: tuple[int, ...]) -> Array:

@@ -1,0 +1,177 @@
+"""Fits and draws over several devices and processes equal those of one device."""
+
+import functools
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from sharding import cases
+
+import bayesft as bft
+from bayesft.samplers.resampling import draw_ancestors
+
+TOLERANCE = 64 * np.finfo(np.float32).eps
+"""Of the largest entry: up to 4096 terms summed in another order differ by some √4096 roundings."""
+ON_FOUR = ("smc_from_a_guide", "fit_all_parameters", "fit_a_markov_guide")
+ON_TWO = ("smc_of_a_language_model", "fit_an_adapter")
+SECONDS = 600
+COLLECTIVE = re.compile(
+    r" = (\S+?)\{.* (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\("
+)
+
+
+class Run:
+    """Cases on several devices, started now and waited for when their results are asked for."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...], num_devices: int, process: str = ""):
+        self.path = folder / f"{process or 'all'}.npz"
+        here = Path(__file__).parent
+        environment = {
+            **os.environ,
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(here.parents[1]),
+            "BAYESFT_PROCESS": process,
+            "BAYESFT_FOLDER": str(folder / "saved"),
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, str(here / "cases.py"), str(self.path), ",".join(names)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    @functools.cached_property
+    def results(self) -> cases.Results:
+        output, _ = self.process.communicate(timeout=SECONDS)
+        assert self.process.returncode == 0, output.decode()
+        with np.load(self.path) as found:
+            return dict(found)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Iterator[tuple[Run, list[Run]]]:
+    """One process of four devices, and two of two: they run while this one computes the truth."""
+    folder = tmp_path_factory.mktemp("runs")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    names = (*ON_TWO, "saved", "failing_evidence")
+    two = [Run(folder, names, 2, f"{port},2,{process}") for process in range(2)]
+    four = Run(folder, (*ON_FOUR, "layout"), 4)
+    yield four, two
+    for run in (four, *two):
+        run.process.kill()
+
+
+@pytest.fixture
+def four(runs) -> Callable[[], cases.Results]:
+    return lambda: runs[0].results
+
+
+@pytest.fixture
+def two(runs) -> Callable[[], list[cases.Results]]:
+    return lambda: [run.results for run in runs[1]]
+
+
+def _differences(name: str, one: cases.Results, many: cases.Results) -> list[str]:
+    """Arrays of a case that differ: integers at all, floats by more than rounding."""
+    wrong = []
+    for key, expected in one.items():
+        found = many[f"{name}/{key}"]
+        if expected.dtype.kind != "f":
+            same = np.array_equal(found, expected)
+        else:
+            finite = np.isfinite(expected)
+            largest = np.abs(expected[finite]).max(initial=0.0)
+            same = np.array_equal(np.isfinite(found), finite) and np.allclose(
+                found[finite], expected[finite], rtol=0.0, atol=TOLERANCE * largest
+            )
+        if not same:
+            wrong.append(key)
+    return wrong
+
+
+@pytest.mark.parametrize("name", ON_FOUR)
+def test_four_devices_give_the_numbers_of_one(four, name):
+    one = cases.CASES[name](None)
+    assert not _differences(name, one, four())
+
+
+@pytest.mark.parametrize("name", ON_TWO)
+def test_two_processes_give_the_numbers_of_one(two, name):
+    one = cases.CASES[name](None)
+    rows, calls = one.pop("rows"), one.pop("calls")
+    for results in two():
+        assert not _differences(name, one, results)
+        # Each process calls the reward as often, for its half of the rows.
+        assert results[f"{name}/calls"] == calls
+    assert sum(results[f"{name}/rows"] for results in two()) == rows
+    if name == "smc_of_a_language_model":  # particles 8, …, 15 are in the second process
+        ancestors = one["ancestors"]
+        assert (ancestors[..., :8] > 7).any() and (ancestors[..., 8:] < 8).any()
+
+
+def _within_devices(key: jax.Array, log_weights: jax.Array) -> jax.Array:
+    """The planted bug: each of four devices resamples its own particles."""
+    keys = jax.random.split(key, 4)
+    return jax.vmap(bft.samplers.resampling.systematic)(keys, log_weights.reshape(4, -1)).ravel()
+
+
+def test_resampling_within_devices_is_caught():
+    key, log_weights = jax.random.key(0), jax.random.normal(jax.random.key(1), (1, 16))
+
+    def ancestors(scheme) -> np.ndarray:
+        return np.asarray(draw_ancestors(scheme, key[None], np.array([True]), log_weights))
+
+    one = {"ancestors": ancestors(bft.samplers.resampling.systematic)}
+    assert not _differences("case", one, {"case/ancestors": one["ancestors"]})
+    wrong = {"case/ancestors": ancestors(_within_devices)}
+    assert _differences("case", one, wrong) == ["ancestors"]
+
+
+def test_a_device_holds_its_share(four):
+    found = four()
+    assert found["layout/cache"] == 0.25  # particles over 2 × 2 devices
+    assert found["layout/tokens"] == 1.0  # known everywhere
+    # Matrices over the two devices of "fsdp", vectors whole.
+    for name in ("params", "moments"):
+        assert set(found[f"layout/{name}"].tolist()) == {0.5, 1.0}
+    assert (found["layout/params"] == found["layout/moments"]).all()
+
+
+def test_a_token_costs_two_small_collectives(four):
+    """In the loop over tokens, the tokens and their log-probs are gathered, and nothing else but
+    the rows that resampling moves; parameters are gathered once, ahead of it."""
+    found: dict[bool, list[str]] = {True: [], False: []}
+    computation = ""
+    for line in str(four()["layout/decode"]).splitlines():
+        computation = line if not line.startswith(" ") else computation
+        collective = COLLECTIVE.search(line)
+        if collective and "shard_map" not in line:
+            found[computation.startswith("ENTRY")].append(collective[1])
+    assert sorted(found[False]) == ["f32[16,1]", "s32[16,1]"]
+    assert len(found[True]) == 6  # embedding, head, and four kernels of the one layer
+
+
+def test_what_two_processes_hold_is_saved(two):
+    weights = jax.tree.leaves_with_path(cases.model().weights)
+    for path, expected in weights:
+        for results in two():
+            found = results[f"saved/{jax.tree_util.keystr(path)}"]
+            assert np.array_equal(found, expected)
+
+
+def test_evidence_that_raises_in_one_process_raises_in_all(two):
+    first, second = (str(results["failing_evidence/message"]) for results in two())
+    assert "process 1" in first
+    assert "Row 4 is bad." in second
+    for results in two():
+        assert (results["failing_evidence/answers"] == np.arange(5)).all()
