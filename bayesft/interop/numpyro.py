@@ -78,7 +78,8 @@ class Loss(ELBO):
         require: Requirement | None,
     ):
         super().__init__()
-        self.objective, self.estimator, self.require = objective, estimator, require
+        self.objective, self.estimator = objective, estimator
+        self.require: Requirement | None = require
 
     def loss(self, rng_key, param_map, model, guide, *args, **kwargs):
         run = program(model, guide, self.objective)
@@ -158,7 +159,8 @@ class _Density:
         self.model, self.params = model, params
 
     def log_density(self, y: PyTree, x: Any) -> Float[Array, ""]:
-        sites = run_model(self.model, self.params, *x, y, {})
+        args, kwargs = x
+        sites = run_model(self.model, self.params, args, kwargs, y, {})
         return sum((jnp.sum(site.log_prob) for site in sites), jnp.zeros(()))
 
 

@@ -16,7 +16,7 @@ from numpyro.primitives import _PYRO_STACK, Messenger
 
 from bayesft.base import Estimator, Key, PyTree
 from bayesft.errors import ChoiceError, EstimatorError
-from bayesft.estimators import reparameterize
+from bayesft.estimators import Reparameterize, reparameterize
 from bayesft.program import draw
 from bayesft.program.scope import require_scope
 
@@ -145,6 +145,8 @@ class _Choices(Messenger):
             msg["kwargs"]["sample_shape"] = ()
         sampled, mask = _unmasked(name, fn)
         estimator = _estimator(name, sampled, msg["infer"])
+        if isinstance(estimator, Reparameterize) and sampled.has_rsample:
+            sampled = _Forward(sampled)
         msg["value"] = draw(name, sampled, estimator)
         # Not with_log_prob: that is the sum, and costs are local.
         self.drawn[name] = scale_and_mask(estimator.log_prob(sampled, msg["value"]), None, mask)
@@ -251,6 +253,24 @@ def _unmasked(name: str, fn: dist.Distribution) -> tuple[dist.Distribution, Arra
                 remedy="mask the site after to_event, or by numpyro.handlers.mask.",
             )
     return (fn if fn.batch_shape == batch_shape else fn.expand(batch_shape)), mask
+
+
+class _Forward:
+    """A distribution that scores its one sample by what it was transformed from, as NumPyro does:
+    a flow may have no inverse."""
+
+    def __init__(self, fn: dist.Distribution):
+        self.fn, self.has_rsample = fn, fn.has_rsample
+        self.intermediates: list[Any] = []
+
+    def sample(self, key: Key) -> PyTree:
+        value, self.intermediates = self.fn.sample_with_intermediates(key)
+        return value
+
+    def log_prob(self, value: PyTree) -> Float[Array, "..."]:
+        if self.intermediates:
+            return self.fn.log_prob(value, self.intermediates)  # pyright: ignore
+        return jnp.asarray(self.fn.log_prob(value))
 
 
 @jax.tree_util.register_dataclass

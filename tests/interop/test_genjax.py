@@ -227,23 +227,31 @@ def test_a_function_of_another_form_is_no_prior(step, settings, match):
 # ---- distributions ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("eos", ["truncate", "force"])
-def test_a_prior_is_a_genjax_distribution(eos):
+def test_a_prior_is_a_genjax_distribution():
     """`assess` sums to 1 over the outcomes, is what `simulate` scores, and how often it draws."""
-    sequence = distribution(markov(), 2, eos=eos)
-    outcomes = enumerate_target(bft.Target(markov(), prompts=[[1]], max_new_tokens=2, eos=eos))
-    prompt = jnp.array([1])
-    log_probs = jax.vmap(lambda y: sequence.assess(y, prompt)[0])(jnp.asarray(outcomes.tokens))
-    assert jnp.allclose(log_probs, outcomes.log_probs, atol=1e-5)
+    prompt, outcomes = jnp.array([1]), {}
+    for eos in ("force", "truncate"):
+        sequence = distribution(markov(), 2, eos=eos)
+        target = bft.Target(markov(), prompts=[[1]], max_new_tokens=2, eos=eos)
+        outcomes[eos] = exact = enumerate_target(target)
+        assess = jax.vmap(lambda y, sequence=sequence: sequence.assess(y, prompt)[0])
+        assert jnp.allclose(assess(jnp.asarray(exact.tokens)), exact.log_probs, atol=1e-5)
+    sequence, exact = distribution(markov(), 2), outcomes["truncate"]
     keys = jax.random.split(jax.random.key(0), 5_000)
-    traces = jax.jit(jax.vmap(lambda key: genjax.seed(sequence.simulate)(key, prompt)))(keys)
-    matches = (np.asarray(traces.get_choices())[:, None] == outcomes.tokens[None]).all(-1)
+
+    @jax.jit
+    @jax.vmap
+    def simulate(key):
+        trace = genjax.seed(sequence.simulate)(key, prompt)
+        return trace.get_choices(), -trace.get_score()
+
+    tokens, log_probs = simulate(keys)
+    matches = (np.asarray(tokens)[:, None] == exact.tokens[None]).all(-1)
     assert matches.sum(1).min() == 1
-    found = np.asarray(traces._score)
-    assert np.allclose(-found, np.asarray(outcomes.log_probs)[matches.argmax(1)], atol=1e-5)
-    assert_frequencies(matches.sum(0), np.exp(outcomes.log_probs), resolution=0.1)
+    assert np.allclose(log_probs, np.asarray(exact.log_probs)[matches.argmax(1)], atol=1e-5)
+    assert_frequencies(matches.sum(0), np.exp(exact.log_probs), resolution=0.1)
     with pytest.raises(AssertionError, match="frequencies are wrong"):  # the prompt left out
-        free = enumerate_target(bft.Target(markov(), max_new_tokens=2, eos=eos))
+        free = enumerate_target(bft.Target(markov(), max_new_tokens=2))
         assert_frequencies(matches.sum(0), np.exp(free.log_probs))
 
 

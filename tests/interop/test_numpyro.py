@@ -298,10 +298,18 @@ def auxiliary_model(data):
     numpyro.sample("x", dist.Normal(w, 1.0), obs=data)
 
 
+class OneWay(dist.transforms.AffineTransform):
+    """A flow without an inverse, such as AutoBNAFNormal's."""
+
+    def _inverse(self, y):
+        raise NotImplementedError
+
+
 def auxiliary_guide(data):
     mean = numpyro.param("mean", 0.0)
+    flow = dist.TransformedDistribution(dist.Normal(0.0, 1.0), OneWay(mean, 0.4))
     helper = {"is_auxiliary": True, "estimator": E.reparameterize()}
-    u = numpyro.sample("u", dist.Normal(mean, 0.4), infer=helper)
+    u = numpyro.sample("u", flow, infer=helper)
     numpyro.sample("w", dist.Delta(jnp.exp(u), log_density=-u))
 
 

@@ -33,6 +33,7 @@ def test_tests_and_examples_that_are_named_exist():
     assert not [name for name in named if not (REPOSITORY / name).is_file()]
 
 
+@pytest.mark.slow  # it uses all three libraries
 @pytest.mark.filterwarnings("ignore:shape requires ndarray or scalar:DeprecationWarning")
 def test_the_code_of_the_page_runs():
     assert len(BLOCKS) == 5
