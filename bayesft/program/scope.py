@@ -291,6 +291,11 @@ def run_scope(
     if not returns_cost:
         return scope.close(value, 0.0)
     value = 0.0 if value is None else value  # all of its cost was paid by `bft.cost`
+    _require_real_number(value)
+    return scope.close(None, value)
+
+
+def _require_real_number(value: Any) -> None:
     shape = jnp.shape(value) if isinstance(value, jax.typing.ArrayLike) else type(value).__name__
     if shape != () or not jnp.can_cast(jnp.result_type(value), jnp.float32, "same_kind"):
         dtype = "" if isinstance(shape, str) else f" and dtype {jnp.result_type(value)}"
@@ -299,7 +304,6 @@ def run_scope(
             cause="a program is written for one sample and returns one real number.",
             remedy="sum over the value, or let an estimator's num_samples replicate the program.",
         )
-    return scope.close(None, value)
 
 
 MAX_PATHS = 1_000_000
