@@ -46,6 +46,10 @@ class EstimatorError(BayesftError, ValueError):
     """An estimator does not apply to the choice or program at hand."""
 
 
+class CostError(BayesftError, ArithmeticError):
+    """A program's cost is not a number."""
+
+
 class SamplerError(BayesftError, ValueError):
     """A sampler's settings or assumptions do not hold for the target."""
 

@@ -125,10 +125,13 @@ def _choice(
     """A choice of this program itself, and its log-prob if it is asked for."""
     key = scope.claim(name, "choice")
     name = scope.qualified(name)
+    _require_distribution(name, distribution)
     if scope.context.mode is Mode.MODEL:
         value = distribution.sample(key)
         return value, _log_prob(distribution, value) if scored else jnp.zeros(())
     estimator = _applied(scope.context, name, estimator)
+    if scored or not isinstance(estimator, PathwiseEstimator):
+        _require_density(name, distribution)
     if name in scope.fixed:
         value = scope.fixed[name]
     elif isinstance(estimator, MultiPathEstimator):
@@ -271,6 +274,28 @@ def _applied(context: Context, name: str, given: Estimator | None) -> Estimator:
             remedy="give all estimators of the program the same num_samples.",
         )
     return estimator
+
+
+def _require_distribution(name: str, distribution: Any) -> None:
+    if not callable(getattr(distribution, "sample", None)):
+        raise ChoiceError(
+            f"The choice {name!r} is drawn from a {type(distribution).__name__}, which cannot be "
+            "sampled.",
+            cause="a guide without its prompt, a function, or an array in place of a distribution.",
+            remedy="pass a numpyro distribution, guide(x), or an object with sample(key) and "
+            "log_prob(value).",
+        )
+
+
+def _require_density(name: str, distribution: Any) -> None:
+    if not callable(getattr(distribution, "log_prob", None)):
+        raise ChoiceError(
+            f"The choice {name!r} is drawn from a {type(distribution).__name__}, which has no "
+            "density.",
+            cause="a sampler without log_prob(value), whose score or weight is asked for.",
+            remedy="give it a log_prob, reparameterize it, or describe it as a program: "
+            "bft.distributions.marginal(bft.model(fn)(...), keep, proposal).",
+        )
 
 
 def _path_weight(context: Context, name: str, estimator: Estimator) -> Array:

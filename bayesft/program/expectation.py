@@ -9,13 +9,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from bayesft.base import Estimator, Key, PyTree, StatefulEstimator
-from bayesft.errors import EstimatorError
+from bayesft.errors import CostError, EstimatorError
 from bayesft.program import jumps
 from bayesft.program.context import Context, Findings, Mode, Requirement
-from bayesft.program.scope import Outcome, ScoreTerm, run_scope
+from bayesft.program.scope import Outcome, Scored, ScoreTerm, run_scope
 
 type States = dict[str, PyTree]
 """The states of a program's stateful estimators, by choice."""
@@ -59,8 +61,12 @@ class Expectation:
 
         Its first reverse-mode derivative estimates the gradient (higher ones are not meaningful).
         Raises ChoiceError for choices in raw control flow and duplicate names, EstimatorError for
-        an estimator that keeps a state (`step` carries it).
+        an estimator that keeps a state (`step` carries it), and CostError, with the values of the
+        choices, for a cost that is NaN, where no jit or vmap around hides it.
         """
+        return self._checked(self._estimate(key, *args), key, args)
+
+    def _estimate(self, key: Key, *args: PyTree) -> Float[Array, ""]:
         findings = scout(self.program, self.estimator, args, self.require)
         if findings.states:
             raise EstimatorError(
@@ -85,7 +91,7 @@ class Expectation:
             return self._run(key, states, rest, findings)
 
         (value, after), gradient = jax.value_and_grad(run, has_aux=True)(args[0])
-        return after, (value, gradient)
+        return after, (self._checked(value, key, args), gradient)
 
     def _run(
         self, key: Key, states: States, args: tuple, findings: Findings
@@ -103,7 +109,47 @@ class Expectation:
 
     def value_and_grad(self, key: Key, *args: PyTree) -> tuple[Float[Array, ""], PyTree]:
         """An estimate and its gradient with respect to the first argument of the program."""
-        return jax.value_and_grad(lambda first: self.estimate(key, first, *args[1:]))(args[0])
+        run = lambda first: self._estimate(key, first, *args[1:])
+        value, gradient = jax.value_and_grad(run)(args[0])
+        return self._checked(value, key, args), gradient
+
+    def _checked(self, value: Float[Array, ""], key: Key, args: tuple) -> Float[Array, ""]:
+        """The value, unless it is known to be NaN."""
+        if isinstance(value, Tracer) or not jnp.isnan(value):
+            return value
+        name = getattr(self.program, "__name__", "program")
+        raise CostError(
+            f"The cost of {name} is NaN, where {self._choices(key, args)}.",
+            cause="a logarithm or a square root of a negative number, 0/0, ∞ − ∞, or parameters "
+            "that are NaN already.",
+            remedy="evaluate the cost at these values; jax.debug_nans(True) shows the operation.",
+        )
+
+    def _choices(self, key: Key, args: tuple) -> str:
+        """The values of the choices in a lane whose cost is NaN, drawn again from the lanes' keys.
+
+        A choice that takes several paths is drawn once here, so that its lane may have a number.
+        """
+        findings = scout(self.program, self.estimator, args)
+        with jax.debug_key_reuse(False):  # the same keys, to find the same values
+            for lane in jax.random.split(key, findings.num_lanes):
+                run = lambda: self.program(*args)
+                model = Context(Mode.MODEL)
+                outcome = run_scope(run, lane, model, returns_cost=True, traced=True)
+                if jnp.isnan(outcome.cost):
+                    return described(outcome.trace)
+        return "a choice takes several paths, one of which has no number"
+
+
+def described(trace: dict[str, Any], prefix: str = "") -> str:
+    """The choices of a model's trace with their values, stacked over plates and scans."""
+    parts = [
+        f"{prefix}{name} = {np.asarray(entry.value)}"
+        if isinstance(entry, Scored)
+        else described(entry, f"{prefix}{name}/")
+        for name, entry in trace.items()
+    ]
+    return ", ".join(parts) if parts else "no choice is made"
 
 
 def run_program(program, key, args, context, replay=None) -> Outcome:

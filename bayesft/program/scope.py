@@ -299,17 +299,25 @@ def run_scope(
     if not returns_cost:
         return scope.close(value, 0.0)
     value = 0.0 if value is None else value  # all of its cost was paid by `bft.cost`
-    if jnp.shape(value) != ():
+    _require_real_number(value)
+    return scope.close(None, value)
+
+
+def _require_real_number(value: Any) -> None:
+    shape = jnp.shape(value) if isinstance(value, jax.typing.ArrayLike) else type(value).__name__
+    if shape != () or not jnp.can_cast(jnp.result_type(value), jnp.float32, "same_kind"):
+        dtype = "" if isinstance(shape, str) else f" and dtype {jnp.result_type(value)}"
         raise ChoiceError(
-            f"The program returned a cost of shape {jnp.shape(value)}.",
-            cause="a program is written for one sample and returns one scalar.",
+            f"The program returned a cost of shape {shape}{dtype}.",
+            cause="a program is written for one sample and returns one real number.",
             remedy="sum over the value, or let an estimator's num_samples replicate the program.",
         )
-    return scope.close(None, value)
 
 
 MAX_PATHS = 1_000_000
 """More paths than this are taken for a mistake: each is a lane of the whole rest of a program."""
+PATHS_TOGETHER = 4096
+"""As many paths run at once; what they need for the gradient is computed again on the way back."""
 
 
 def _expand(branch, body, key, context, fixed, again) -> Outcome:
@@ -318,9 +326,10 @@ def _expand(branch, body, key, context, fixed, again) -> Outcome:
     num_paths = context.num_paths * len(weights)
     if num_paths > MAX_PATHS:
         raise EstimatorError(
-            f"{num_paths:,} paths would run through the program at once, {len(weights):,} of them "
-            f"at the choice {branch.name!r}.",
-            cause=f"every path is held in memory; at most {MAX_PATHS:,} are.",
+            f"{num_paths:,} paths would run through the program, {len(weights):,} of them at the "
+            f"choice {branch.name!r}.",
+            cause=f"every path runs the rest of the program; at most {MAX_PATHS:,} are taken, and "
+            f"{PATHS_TOGETHER:,} at once.",
             remedy="use score_function or leave_one_out for some of the choices, or put "
             "independent ones into a bft.plate, whose lanes add paths instead of multiplying them.",
         )
@@ -329,7 +338,11 @@ def _expand(branch, body, key, context, fixed, again) -> Outcome:
     def rest(value):
         return run_scope(body, key, inner, None, {**fixed, branch.name: value}, **again)
 
-    outcome = jax.vmap(rest)(values)
+    together = max(1, PATHS_TOGETHER // context.num_paths)
+    if len(weights) <= together:
+        outcome = jax.vmap(rest)(values)
+    else:
+        outcome = jax.lax.map(jax.checkpoint(rest), values, batch_size=together)
     if jax.tree.leaves((outcome.value, outcome.trace)):
         raise EstimatorError(
             f"The choice {branch.name!r} takes several paths, but values leave its plate, scan or "
