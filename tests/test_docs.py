@@ -4,11 +4,13 @@ runs."""
 import doctest
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 
-from bayesft import estimators, evidence, objectives, samplers, twists
+from bayesft import estimators, evidence, objectives, samplers, track, twists
+from bayesft.report.run import run_page
 from bayesft.samplers import resampling
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -18,6 +20,7 @@ PAGES = {
 }
 PAGE = PAGES["samplers"]
 ESTIMATORS = (REPOSITORY / "docs" / "estimators.md").read_text(encoding="utf-8")
+WATCHING = (REPOSITORY / "docs" / "watching.md").read_text(encoding="utf-8")
 NO_SAMPLERS = {"SAMPLERS", "resampling", "quasi_rejection_diagnostics"}
 
 
@@ -82,8 +85,33 @@ def test_every_estimator_has_a_row_with_its_claim():
 
 
 def test_the_code_of_the_estimators_page_runs():
-    names: dict[str, object] = {}
-    blocks = re.findall(r"```python\n(.*?)```", ESTIMATORS, re.DOTALL)
-    assert len(blocks) == 2
+    run_blocks(ESTIMATORS, 2)
+
+
+def run_blocks(page: str, num: int) -> dict[str, Any]:
+    """What the code of a page defines; each block uses what the ones before it have defined."""
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == num
     for block in blocks:
-        exec(block, names)  # each uses what the ones before it have defined
+        exec(block, names)
+    return names
+
+
+def test_the_code_of_the_page_on_watching_runs_and_its_metrics_are_those(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX")
+    monkeypatch.chdir(tmp_path)
+    with jax.debug_key_reuse(False):
+        found = run_blocks(WATCHING, 3)
+    assert found["steps"].tolist() == [0, 5]
+    assert "KL(q‖p*)" in run_page(track.read_run("runs/first"))
+    cells = [line.split("|")[1] for line in rows(WATCHING.split("## Metrics")[1])]
+    named = {
+        re.sub(r"\{name\}", "count", n) for cell in cells for n in re.findall(r"`(\S+?)`", cell)
+    }
+    named -= {name for name in named if name.startswith("certificate/")}
+    logged = {name for name in found["fitted"].history[-1].scalars if "certificate" not in name}
+    # Without other evidence and with a constant rate, two of them are not there.
+    assert named - logged == {"log_potentials/count/mean", "learning_rate"}
+    assert not logged - named
+    assert not missing(WATCHING, set(track.__all__) - {"Run", "read_run"})
