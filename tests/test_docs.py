@@ -4,19 +4,22 @@ runs."""
 import doctest
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 
-from bayesft import estimators, evidence, objectives, samplers, twists
+from bayesft import estimators, evidence, objectives, samplers, track, twists
+from bayesft.report.run import run_page
 from bayesft.samplers import resampling
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = {page.stem: page.read_text("utf-8") for page in sorted((REPOSITORY / "docs").glob("*.md"))}
 PAGE, ESTIMATORS = PAGES["samplers"], PAGES["estimators"]
 BLOCKS = {name: re.findall(r"```python\n(.*?)```", page, re.DOTALL) for name, page in PAGES.items()}
-RUNNING = [  # that of interop runs in tests/interop, beside the libraries
-    n for n, blocks in BLOCKS.items() if blocks and ">>>" not in blocks[0] and n != "interop"
+ELSEWHERE = {"interop", "watching"}  # in tests/interop, beside the libraries, and below
+RUNNING = [
+    n for n, blocks in BLOCKS.items() if blocks and ">>>" not in blocks[0] and n not in ELSEWHERE
 ]
 NO_SAMPLERS = {"SAMPLERS", "resampling", "quasi_rejection_diagnostics"}
 
@@ -85,7 +88,31 @@ def test_every_estimator_has_a_row_with_its_claim():
 
 @pytest.mark.parametrize("page", RUNNING)
 def test_the_code_of_a_page_runs(page):
-    names: dict[str, object] = {"__name__": "page"}
+    run_blocks(page)
+
+
+def run_blocks(page: str) -> dict[str, Any]:
+    """What the code of a page defines; each block uses what the ones before it have defined."""
+    names: dict[str, Any] = {"__name__": "page"}
     with jax.debug_key_reuse(False):
         for block in BLOCKS[page]:
-            exec(block, names)  # each uses what the ones before it have defined
+            exec(block, names)
+    return names
+
+
+def test_the_code_of_the_page_on_watching_runs_and_its_metrics_are_those(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX")
+    monkeypatch.chdir(tmp_path)
+    found = run_blocks("watching")
+    assert found["steps"].tolist() == [0, 5]
+    assert "KL(q‖p*)" in run_page(track.read_run("runs/first"))
+    cells = [line.split("|")[1] for line in rows(PAGES["watching"].split("## Metrics")[1])]
+    named = {
+        re.sub(r"\{name\}", "count", n) for cell in cells for n in re.findall(r"`(\S+?)`", cell)
+    }
+    named -= {name for name in named if name.startswith("certificate/")}
+    logged = {name for name in found["fitted"].history[-1].scalars if "certificate" not in name}
+    # Without other evidence and with a constant rate, two of them are not there.
+    assert named - logged == {"log_potentials/count/mean", "learning_rate"}
+    assert not logged - named
+    assert not missing(PAGES["watching"], set(track.__all__) - {"Run", "read_run"})

@@ -47,19 +47,15 @@ def measure(recording: Recording, target: Any, eos: tuple[int, ...]) -> dict[str
     sequences = drawn_sequences(recording, target)
     if sequences is None:
         return _of_observed(recording.xs, target, eos)
-    terms = target.named_terms if isinstance(target, Target) else {}
-    scales = {name: term.scale for name, term in terms.items()}
-    betas = {
-        name: term.evidence.beta
-        for name, term in terms.items()
-        if isinstance(term.evidence, Reward)
-    }
-    shares = len({float(beta) for beta in betas.values()}) == 1
+    named = target.named_terms.items()
+    scales = {name: term.scale for name, term in named}
+    betas = {name: term.evidence.beta for name, term in named if isinstance(term.evidence, Reward)}
+    shared = len({float(beta) for beta in betas.values()}) == 1
     tokens = jax.device_get(_of_tokens(sequences, recording.xs.length, eos))
     found = {name: float(value) for name, value in tokens.items() if not np.isnan(value)}
     if not found.pop("scored"):
         return found
-    scores = jax.device_get(_of_scores(sequences, scales, betas, shares))
+    scores = jax.device_get(_of_scores(sequences, scales, betas, shared))
     return found | {name: float(value) for name, value in scores.items()}
 
 
@@ -102,7 +98,7 @@ def _of_tokens(
 
 @functools.partial(jax.jit, static_argnums=3)
 def _of_scores(
-    drawn: Sequences, scales: dict[str, Any], betas: dict[str, Array], shares: bool
+    drawn: Sequences, scales: dict[str, Any], betas: dict[str, Array], shared: bool
 ) -> dict[str, Array]:
     scores = drawn.scores
     assert scores is not None
@@ -124,7 +120,7 @@ def _of_scores(
         found[f"rewards/{name}/mean"] = rewards.mean()
         if rewards.size > 1:
             found[f"rewards/{name}/std"] = rewards.std(ddof=1)
-    if shares:
+    if shared:
         beta = next(iter(betas.values()))
         reward = beta * sum((scaled[name] for name in betas), jnp.zeros(log_q.shape))
         found["reward"] = reward.mean()

@@ -60,7 +60,7 @@ def _choices(record: Mapping[str, Any], num_tokens: int) -> Iterator[tuple[Mappi
     for entry in record.values():
         if not isinstance(entry, Mapping):
             continue
-        if set(entry) != {"value", "log_prob"}:
+        if not {"value", "log_prob"} <= set(entry):
             yield from _choices(entry, num_tokens)
         elif _is_sequence(entry, num_tokens):
             yield record, entry

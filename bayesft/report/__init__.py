@@ -14,6 +14,8 @@ colours and block characters where the console lacks them.
     progress      what is going on, on stderr
     run           the page of a run: curves, certificates, completions, configuration
     curves        metrics and limits over steps, as SVG in the colours of its page
+    smoothing     their averages
+    numbers       numbers as a page shows them
     frontier      reward against KL: the optimal curve and points beside it, as SVG
     genealogy     particles and where they came from, as SVG
     weights       weights of particles over time, as SVG

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import math
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from bayesft.report.numbers import between, number, percent, tick, ticks
+from bayesft.report.smoothing import last_tenth, smoothed
+
 WIDTH, HEIGHT = 480, 230
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 46, 30
-NUM_BINS = 600
-"""A raw curve of more steps is drawn as the range of each of so many bins."""
+NUM_POINTS = 600
+"""A curve of more steps is drawn as the range of each of so many bins."""
 NUM_HOVERS = 100
 MAX_NAME = 48
 FEW = 12
 """So few values are joined as they are."""
-BANDWIDTH = 0.03
-"""Of the smoothing kernel, as a share of the run."""
 
 STYLE = """
 .chart { width: 100%; height: auto; display: block;
@@ -43,7 +43,8 @@ STYLE = """
 class Curve:
     """Values of a metric at steps, NaN where there is none; `band` are limits around them.
 
-    A `share` is shown in percent from 0 to 100.
+    A `share` is shown in percent from 0 to 100. In the corner stands the mean over the last tenth,
+    or of a `running` quantity the last value.
     """
 
     name: str
@@ -52,13 +53,14 @@ class Curve:
     caption: str = ""
     band: tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]] | None = None
     share: bool = False
+    running: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """Lower and upper limits of a quantity at steps; NaN where there is no limit on that side.
 
-    Those that are not `certified` are dashed.
+    Those that are not `certified` are dashed. With `from_zero` the axis starts there.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Limits:
     upper: Float[np.ndarray, " S"]
     certified: Bool[np.ndarray, " S"]
     caption: str = ""
+    from_zero: bool = False
 
 
 def curve_svg(curve: Curve, last_step: int) -> str:
@@ -83,12 +86,12 @@ def curve_svg(curve: Curve, last_step: int) -> str:
     if len(steps) > FEW:
         parts.append(_path(frame, *_thinned(steps, values), "raw"))
         smooth = smoothed(steps, np.where(beyond, np.nan, values))
-    at = _spread(len(steps), NUM_BINS)
+    at = _spread(len(steps), NUM_POINTS)
     parts.append(_path(frame, steps[at], smooth[at], "smooth"))
     if len(steps) == 1 and np.isfinite(values).all():
         parts.append(_dot(frame, steps[0], values[0]))
-    finite = smooth[np.isfinite(smooth)]
-    now = frame.number(finite[-1]) if len(finite) else "–"
+    finite = values[np.isfinite(values)]
+    now = frame.number(finite[-1] if curve.running else last_tenth(finite)) if len(finite) else "–"
     notes = [curve.caption, f"{beyond.sum()} of {len(values)} beyond the axis" * bool(beyond.any())]
     hovers = _hovers(frame, steps, [frame.number(value) for value in values])
     return _chart(frame, curve.name, " · ".join(filter(None, notes)), now, parts, hovers)
@@ -96,7 +99,8 @@ def curve_svg(curve: Curve, last_step: int) -> str:
 
 def limits_svg(limits: Limits, last_step: int) -> str:
     """Limits as whiskers at their steps; one without a limit on a side runs off the chart there."""
-    frame = _Frame(last_step, _range([limits.lower, limits.upper]), False)
+    zero = [np.zeros(1)] if limits.from_zero else []
+    frame = _Frame(last_step, _range([limits.lower, limits.upper, *zero]), False)
     low, high = frame.ends
     lower = np.where(np.isfinite(limits.lower), limits.lower, low)
     upper = np.where(np.isfinite(limits.upper), limits.upper, high)
@@ -121,60 +125,6 @@ def limits_svg(limits: Limits, last_step: int) -> str:
     return _chart(frame, limits.name, limits.caption, now, parts, hovers)
 
 
-def between(lower: float, upper: float) -> str:
-    """Limits in words."""
-    if not np.isfinite(upper):
-        return f"≥ {number(lower)}" if np.isfinite(lower) else "unknown"
-    return f"{number(lower)} to {number(upper)}" if np.isfinite(lower) else f"≤ {number(upper)}"
-
-
-def number(value: float) -> str:
-    """Three significant digits, with k and M for thousands and millions."""
-    if not math.isfinite(value):
-        return "–"
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= size:
-            return f"{value / (1e3 if suffix == 'k' else size):.3g}{suffix}".replace("-", "−")
-    text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return text.replace("-", "−")
-
-
-def smoothed(
-    steps: Int[np.ndarray, " S"], values: Float[np.ndarray, " S"]
-) -> Float[np.ndarray, " S"]:
-    """Local lines under a Gaussian of 3% of the run: no lag, and no bias where the run ends.
-
-    Steps without a value count for nothing. Taken over bins where there are many steps.
-    """
-    span = float(steps[-1] - steps[0])
-    bins = min(len(steps), NUM_BINS)
-    index = np.minimum(((steps - steps[0]) / span * bins).astype(int), bins - 1)
-    known = np.isfinite(values)
-    weight = np.bincount(index[known], minlength=bins).astype(float)
-    total = np.bincount(index[known], values[known], minlength=bins)
-    where = np.bincount(index, (steps - steps[0]) / span, minlength=bins)
-    centre = where / np.maximum(np.bincount(index, minlength=bins), 1)
-    gap = (centre - centre[:, None]) / BANDWIDTH
-    kernel = np.exp(-0.5 * gap**2)
-    mass, first, second = (kernel * gap**power @ weight for power in range(3))
-    sums, moments = (kernel * gap**power @ total for power in range(2))
-    spread = mass * second - first**2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        lines = (second * sums - first * moments) / spread
-        means = sums / mass
-    found = np.where(spread > 1e-6 * mass**2, lines, means)
-    return np.interp((steps - steps[0]) / span, centre, found)
-
-
-def ticks(low: float, high: float, num: int = 4) -> Float[np.ndarray, " K"]:
-    """Round numbers between two ends, about `num` of them."""
-    rough = (high - low) / num
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return step * np.arange(first, math.floor(high / step + 1e-9) + 1)
-
-
 class _Frame:
     """Where steps and values stand in a chart."""
 
@@ -191,7 +141,7 @@ class _Frame:
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - np.clip(share, 0.0, 1.0))
 
     def number(self, value: float) -> str:
-        return f"{value:.1%}" if self.share and math.isfinite(value) else number(float(value))
+        return percent(value) if self.share else number(float(value))
 
 
 def _range(seen: list[np.ndarray]) -> tuple[float, float]:
@@ -221,10 +171,10 @@ def _spread(size: int, most: int) -> Int[np.ndarray, " K"]:
 
 def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """At most the smallest and largest value of every bin, in order."""
-    if len(steps) <= 2 * NUM_BINS:
+    if len(steps) <= 2 * NUM_POINTS:
         return steps, values
     keep: set[int] = set()
-    for part in np.array_split(np.arange(len(steps)), NUM_BINS):
+    for part in np.array_split(np.arange(len(steps)), NUM_POINTS):
         known = part[np.isfinite(values[part])]
         if len(known):
             keep |= {int(known[np.argmin(values[known])]), int(known[np.argmax(values[known])])}
@@ -252,7 +202,7 @@ def _area(frame: _Frame, steps, lower, upper, style: str) -> str:
     known = np.isfinite(lower) & np.isfinite(upper)
     if known.sum() < 2:
         return ""
-    pick = _spread(int(known.sum()), NUM_BINS)
+    pick = _spread(int(known.sum()), NUM_POINTS)
     x, low, high = (a[known][pick] for a in (frame.x(steps), frame.y(lower), frame.y(upper)))
     ahead = "L".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, high, strict=True))
     back = "L".join(f"{a:.1f},{b:.1f}" for a, b in zip(x[::-1], low[::-1], strict=True))
@@ -285,7 +235,7 @@ def _chart(
     grid, labels = [], []
     for value in ticks(low, high):
         y = float(frame.y(value))
-        text = f"{value:.0%}" if frame.share else _tick(value, high - low)
+        text = f"{value:.0%}" if frame.share else tick(value, high - low)
         grid.append(f'<path class="grid" d="M{LEFT},{y:.1f}H{WIDTH - RIGHT}"/>')
         labels.append(
             f'<text class="muted" x="{LEFT - 7}" y="{y + 3.8:.1f}" text-anchor="end">{text}</text>'
@@ -311,17 +261,6 @@ def _chart(
         f'<path class="axis" d="M{LEFT},{bottom}H{WIDTH - RIGHT}"/>{"".join(labels)}'
         f"{''.join(hovers)}</svg>"
     )
-
-
-def _tick(value: float, span: float) -> str:
-    """A tick with as many decimals as its neighbours need to differ."""
-    if abs(value) >= 1e4 or span >= 1e4:
-        return number(value)
-    decimals = max(0, 1 - math.floor(math.log10(span)))
-    text = f"{value:.{decimals}f}" if decimals <= 5 else f"{value:.1e}"
-    if decimals <= 5 and "." in text:
-        text = text.rstrip("0").rstrip(".") or "0"
-    return "0" if float(text) == 0 else text.replace("-", "−")
 
 
 def _step_ticks(last_step: int) -> list[int]:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from bayesft.report import curves
-from bayesft.report.curves import Curve, Limits, between, curve_svg, limits_svg, number
+from bayesft.report.curves import Curve, Limits, curve_svg, limits_svg
+from bayesft.report.numbers import number, percent, signed
 from bayesft.report.page import Html, Section, page
+from bayesft.report.smoothing import last_tenth
 from bayesft.track.run import Run
 
 CAPTIONS = {
@@ -47,6 +49,7 @@ MAIN = (
     "frac_reward_zero_std",
 )
 SPEED = ("grad_norm", "learning_rate", "tokens_per_second", "step_time", "num_tokens")
+RUNNING = {"num_tokens", "learning_rate"}
 SUMMARY = ("objective", "reward", "kl", "ess_share", "tokens_per_second")
 BOUNDED = {
     "reverse_kl": ("KL(q‖p*)", "from the guide to its target, nats"),
@@ -73,9 +76,11 @@ th { text-align: left; color: var(--muted); font-weight: 600;
   border-bottom: 1px solid var(--muted); }
 th, td { padding: 0.35rem 1rem 0.35rem 0; vertical-align: top; }
 td { border-bottom: 1px solid var(--faint); }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.text { white-space: pre-wrap; overflow-wrap: anywhere; max-width: 30rem; }
-td.prompt { color: var(--muted); max-width: 14rem; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.text { white-space: pre-wrap; overflow-wrap: anywhere; }
+td.prompt { color: var(--muted); }
+table.rows { table-layout: fixed; }
+th.prompt { width: 11rem; } th.number { width: 5.5rem; overflow-wrap: anywhere; }
 td.name { color: var(--muted); white-space: nowrap; width: 14rem; }
 .step { font-weight: 600; margin: 1.4rem 0 0.3rem; }
 """
@@ -127,14 +132,15 @@ def _tiles(run: Run) -> Html:
         known = values[np.isfinite(values)]
         if not len(known):
             continue
-        tail = max(1, len(known) // 10)
-        start, end = known[:tail].mean(), known[-tail:].mean()
-        shown = (lambda v: f"{v:.1%}") if name in SHARES else number
+        shown = percent if name in SHARES else number
+        start, end = last_tenth(known[::-1]), last_tenth(known)
         tiles.append(_tile(name, shown(end), f"from {shown(start)}"))
     if (limits := _limits(run, "reverse_kl")) is not None:
-        text = between(limits.lower[-1], limits.upper[-1])
+        lower, upper = limits.lower[-1], limits.upper[-1]
         kind = "certified" if limits.certified[-1] else "not certified"
-        tiles.append(_tile("KL(q‖p*)", text, f"{kind} at step {limits.steps[-1]}"))
+        value = f"≤ {number(upper)}" if np.isfinite(upper) else "unbounded"
+        note = f"≥ {number(lower)}, step {limits.steps[-1]}"
+        tiles.append(_tile(f"KL(q‖p*), {kind}", value, note))
     note = "<p>Means over the last tenth of the steps, and over the first.</p>"
     return Html(f'<div class="tiles">{"".join(tiles)}</div>{note}')
 
@@ -161,8 +167,8 @@ def _curves(run: Run) -> Iterator[Section]:
     speed = [name for name in SPEED if name in names]
     rest = [name for name in names if name not in {*main, *lengths, *speed}]
     prose = (
-        "Thin is every step, bold its local average over 3% of the run, whose end is the number in "
-        "the corner. Rest on a chart for the value of a step."
+        "Thin is every step, bold a local average over 3% of the run. The number in the corner is "
+        "the mean over the last tenth of the steps; rest on a chart for the value of one."
     )
     titled = (
         ("Objective and target", main, prose),
@@ -190,7 +196,7 @@ def _curve(run: Run, name: str) -> str:
             band = values - spread, values + spread
     elif name.startswith("log_potentials/"):
         caption = "unscaled log φ, nats"
-    curve = Curve(name, steps, values, caption, band, name in SHARES)
+    curve = Curve(name, steps, values, caption, band, name in SHARES, name in RUNNING)
     return curve_svg(curve, run.metrics[-1]["step"])
 
 
@@ -204,7 +210,7 @@ def _limits(run: Run, quantity: str) -> Limits | None:
     _, upper = run.curve(f"certificate/{quantity}/upper")
     _, certified = run.curve("certificate/certified")
     name, caption = BOUNDED[quantity]
-    return Limits(name, steps, lower, upper, certified == 1, caption)
+    return Limits(name, steps, lower, upper, certified == 1, caption, quantity != "log_z")
 
 
 def _certificates(run: Run) -> Iterator[Section]:
@@ -244,7 +250,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     rewards = list(rows[0].get("rewards") or {}) if rows else []
     prompts = any(row.get("prompt") for row in rows)
     scored = any(row.get("log_evidence") is not None for row in rows)
-    head = [*(["<th>prompt</th>"] if prompts else []), "<th>completion</th>"]
+    head = [*(['<th class="prompt">prompt</th>'] if prompts else []), "<th>completion</th>"]
     numbers = [*rewards, *(["log φ", "log q/π₀"] if scored else [])]
     head += [f'<th class="number">{html.escape(name)}</th>' for name in numbers]
     lines = [f"<tr>{''.join(head)}</tr>"]
@@ -253,12 +259,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
         cells.append(f'<td class="text">{_cut(row.get("text"))}</td>')
         values = [(row.get("rewards") or {}).get(name) for name in rewards]
         values += [row.get("log_evidence"), row.get("log_ratio")] if scored else []
-        cells += [
-            f'<td class="number">{"–" if value is None else f"{value:+.2f}".replace("-", "−")}</td>'
-            for value in values
-        ]
+        cells += [f'<td class="number">{signed(value)}</td>' for value in values]
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table>{''.join(lines)}</table>"
+    return f'<table class="rows">{"".join(lines)}</table>'
 
 
 def _cut(text: Any) -> str:
@@ -282,10 +285,10 @@ def _configuration(run: Run) -> Iterator[Section]:
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as dotted names."""
+    """Nested settings as dotted names, without what was left open."""
     for name, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{name}.")
-        else:
+        elif value is not None:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             yield prefix + name, text

@@ -52,7 +52,7 @@ def certificates(
     key: Key,
     level: float = 0.9,
     num_particles: int = 64,
-    num_repeats: int = 64,
+    num_repeats: int = 16,
 ) -> Certificates:
     """A callback that certifies the guide after the first, every `every`-th and the last step.
 

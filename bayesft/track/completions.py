@@ -61,7 +61,7 @@ def completions_table(rows: Sequence[Completion], title: str = "") -> Table:
             cells.insert(0, Text(_one_line(row.prompt)))
         numbers = [row.rewards[name] for name in rewards]
         numbers += [row.log_evidence, row.log_ratio] if scored else []
-        table.add_row(*cells, *(f"{number:+.2f}" for number in numbers))
+        table.add_row(*cells, *map(_signed, numbers))
     return table
 
 
@@ -76,6 +76,12 @@ def headline(info: StepInfo) -> str:
         if name in info.metrics
     ]
     return "  ".join(parts)
+
+
+def _signed(number: float | None) -> str:
+    if number is None:
+        return "–"
+    return f"{number:+.2f}" if abs(number) >= 0.005 else "0.00"
 
 
 def _one_line(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -165,7 +166,7 @@ def _environment() -> dict[str, Any]:
     devices = jax.devices()
     return {
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "bayesft": own,
         "jax": jax.__version__,
         "python": sys.version.split()[0],

@@ -1,5 +1,6 @@
 """The page of a run shows what its folder holds, alone and whatever is missing."""
 
+import dataclasses
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -7,18 +8,10 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from bayesft.report.curves import (
-    NUM_BINS,
-    Curve,
-    Limits,
-    between,
-    curve_svg,
-    limits_svg,
-    number,
-    smoothed,
-    ticks,
-)
+from bayesft.report.curves import NUM_POINTS, Curve, Limits, curve_svg, limits_svg
+from bayesft.report.numbers import between, number, signed, ticks
 from bayesft.report.run import run_page
+from bayesft.report.smoothing import smoothed
 from bayesft.track.run import read_run
 
 STEPS = np.arange(100)
@@ -61,6 +54,11 @@ def test_a_curve_stands_where_its_values_are():
     np.testing.assert_allclose(np.diff(y), np.diff(y)[0], atol=0.11)
     assert np.diff(y)[0] < 0, "a larger value stands higher"
     assert {"kl", "nats", "4", "0"} <= set(texts(svg))
+    mean, last = (
+        texts(curve_svg(Curve("n", STEPS, STEPS / 10, running=running), last_step=99))[1]
+        for running in (False, True)
+    )
+    assert (mean, last) == (number(9.45), "9.9")
     assert svg.count("<title>step") == 5 and "<title>step 2: 3</title>" in svg
     # The axis ends at the last step of the run, not of the curve.
     assert path(curve_svg(Curve("kl", np.arange(5), values), last_step=8), "smooth")[-1][0] < x[-1]
@@ -93,9 +91,12 @@ def test_the_average_follows_a_line_to_its_ends_and_calms_noise():
     noise = np.random.default_rng(0).normal(size=100)
     assert smoothed(STEPS, line + noise).std() < (line + noise).std() / 1.2
     gaps = np.where(STEPS % 3 == 0, np.nan, line)
-    np.testing.assert_allclose(smoothed(STEPS, gaps), line, atol=1e-6)
+    np.testing.assert_allclose(smoothed(STEPS, gaps)[1:-1], line[1:-1], atol=1e-6)
     many = np.arange(50_000)
     np.testing.assert_allclose(smoothed(many, many * 1e-3), many * 1e-3, atol=0.05)
+    spikes = np.where(STEPS % 20 == 10, 1.0, 0.0)
+    calm = smoothed(STEPS, spikes)
+    assert calm.min() >= 0 and calm.max() < 0.5
     # Planted bug: an average that lags, as an exponential one does.
     lagging = np.convolve(np.pad(line, (9, 0), "edge"), np.ones(10) / 10, "valid")
     assert not np.allclose(lagging, line, atol=1e-2)
@@ -106,7 +107,7 @@ def test_a_long_run_makes_no_long_page():
     noise = np.random.default_rng(0).normal(size=100_000)
     svg = curve_svg(Curve("x", many, noise), 99_999)
     assert len(svg) < 60_000
-    assert len(path(svg, "raw")) <= 2 * NUM_BINS
+    assert len(path(svg, "raw")) <= 2 * NUM_POINTS
 
 
 def test_limits_have_a_whisker_each_and_none_where_there_is_no_limit():
@@ -122,12 +123,14 @@ def test_limits_have_a_whisker_each_and_none_where_there_is_no_limit():
     assert [style for style, _ in found] == ["limits open", "limits"]
     assert [drawn.count("h7") for _, drawn in found] == [1, 2]
     assert "step 0: ≥ 1, not certified" in svg and "step 5: 0.5 to 0.9" in svg
-    assert "0.5 to 0.9" in texts(svg)
+    assert "0.5 to 0.9" in texts(svg) and "0" not in texts(svg)[3:6]
+    assert "0" in texts(limits_svg(dataclasses.replace(limits, from_zero=True), 9))[2:6]
     assert between(np.nan, np.nan) == "unknown" and between(np.nan, 2.0) == "≤ 2"
 
 
 def test_numbers_are_short_and_ticks_are_round():
     shown = [number(v) for v in (0.123456, -1234.5, 123456.0, 2.5e6, 1e9, np.nan, 0.0)]
+    assert [signed(v) for v in (-0.001, 1.5, -2.0, None)] == ["0.00", "+1.50", "−2.00", "–"]
     assert shown == ["0.123", "−1234", "123k", "2.5M", "1G", "–", "0"]
     for low, high in ((0, 1), (-3.2, 17), (1e-5, 3e-5), (0, 99), (1e6, 3e6)):
         found = ticks(low, high)
@@ -184,7 +187,8 @@ def test_the_page_shows_all_that_the_folder_holds(tmp_path):
     assert "&lt;i&gt;10&lt;/i&gt;\n&amp;" in page and "<i>" not in page
     assert "+5.00" in page and "–" in page
     assert "target.beta" in page and ">0.2<" in page and ">jax<" in page
-    assert "0.25 to 0.75" in page and "certified at step 19" in page
+    assert "0.25 to 0.75" in page and ">≤ 0.75<" in page and ">≥ 0.25, step 19<" in page
+    assert ">KL(q‖p*), certified<" in page and "stop" not in page
     assert "probability 90%" in page
     assert page.count('class="band"') == 2
     for loading in ("<script", "<link", "<img", "src=", "url(", "@import"):
