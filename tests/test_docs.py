@@ -83,7 +83,7 @@ def test_every_estimator_has_a_row_with_its_claim():
 
 @pytest.mark.parametrize(
     ("page", "num_blocks"),
-    [(ESTIMATORS, 2), (PAGES["long_runs"], 3)],
+    [(ESTIMATORS, 2), (PAGES["long_runs"], 4)],
     ids=["estimators", "long_runs"],
 )
 def test_the_code_of_a_page_runs(page, num_blocks):

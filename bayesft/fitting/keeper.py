@@ -33,6 +33,12 @@ def keeping(checkpoint: Checkpoint | None, settings: Notes) -> Iterator[Keeper]:
     if checkpoint is None:
         yield Keeper(None, settings)
         return
+    if not isinstance(checkpoint, Checkpoint):
+        raise CheckpointError(
+            f"checkpoint={checkpoint!r} is no checkpoint.",
+            cause="the path of a folder was passed.",
+            remedy="pass bft.io.checkpoint(folder).",
+        )
     with checkpoint.opened() as archive, _on_sigterm() as termination:
         keeper = Keeper(archive, settings, termination)
         try:
@@ -85,17 +91,17 @@ class Keeper:
         return state, history
 
     def steps(self, start: int, stop: int) -> Iterator[int]:
-        """The steps to take, as long as nobody asks to end."""
+        """The steps to take while nobody asks to end; between them it saves where that is due."""
         for step in range(start, stop):
             yield step
+            if self._archive is not None and self._last is not None and self._archive.due(step + 1):
+                self._save(self._archive, *self._last)
             if self._termination is not None and self._termination.came:
                 raise _Terminated
 
     def keep(self, state: FitState, history: list[StepInfo]) -> None:
-        """Take note of the state after a step, and save it where it is due."""
+        """Take note of the state after a step, before anything can fail."""
         self._last = state, history
-        if self._archive is not None and self._archive.due(len(history)):
-            self._save(self._archive, state, history)
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
