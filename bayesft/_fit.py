@@ -62,14 +62,17 @@ def fit(
     `require="unbiased"` refuses estimators that claim less, and later steps on one recording. The
     guide passed in is left as it was. Same key, same device: same numbers.
 
-    Sequences are drawn from `proposal(guide)`, if given, and weighed by their exact densities:
-    `lambda guide: bft.priors.shaped(guide, temperature=1.2)`.
+    Sequences are drawn from `proposal(guide)`, if given, and weighed by their exact densities: for
+    instance `lambda guide: bft.priors.shaped(guide, temperature=1.2)`.
+
     With `overlap=True` step t + 1 is recorded, and its Python evidence evaluated, while step t
     updates: a step takes as long as the slower of device and evidence, on draws that are one update
-    old and importance-corrected. Up to `max_nan_steps` steps in a row whose gradient is NaN are
-    skipped, and counted by the metric `skipped_updates`. `checkpoint` (`bft.io.checkpoint(folder)`)
-    keeps the state: the same call goes on from it to what it would have given at once. SIGTERM then
-    ends the fit after its step, or while it waits for evidence, with its state saved.
+    old and importance-corrected.
+
+    `checkpoint` (`bft.io.checkpoint(folder)`) keeps the state: the same call goes on from it to
+    what it would have given at once. SIGTERM then ends the fit after its step, or while it waits
+    for evidence, with its state saved. Up to `max_nan_steps` steps in a row whose gradient is NaN
+    are skipped, and counted by the metric `skipped_updates`.
 
     With a `mesh` (axes "data" and "fsdp", either or both), lanes are split over all devices and
     parameters over "fsdp"; the numbers are the same within float error, and the fitted guide stays
@@ -87,7 +90,6 @@ def fit(
         prompts_per_step=prompts_per_step,
         steps_per_recording=steps_per_recording,
         micro_batch=1 if micro_batch is None else micro_batch,
-        max_nan_steps=1 + max_nan_steps,
     )
     check_claim(require, steps_per_recording, proposal and check_proposal(proposal, guide))
     bound = bind(guide, data.horizon)

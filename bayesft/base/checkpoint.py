@@ -44,5 +44,5 @@ class Archive(abc.ABC):
         """
 
     @abc.abstractmethod
-    def wait(self) -> None:
-        """Return when what was to be saved is saved, or has failed to be."""
+    def wait(self) -> int:
+        """The step of the newest state, once what was to be saved is saved or has failed to be."""

@@ -54,8 +54,12 @@ class StepInfo:
 
     @property
     def scalars(self) -> dict[str, float]:
-        """`objective`, the metrics and `step_time` in seconds: what trackers log."""
-        return {"objective": self.value, **self.metrics, "step_time": self.seconds}
+        """What trackers log: `objective`, the metrics, and what the clock says, `step_time` in
+        seconds and `tokens_per_second`."""
+        scalars = {"objective": self.value, **self.metrics}
+        if "num_completion_tokens" in scalars:
+            scalars["tokens_per_second"] = scalars.pop("num_completion_tokens") / self.seconds
+        return {**scalars, "step_time": self.seconds}
 
     @property
     def last(self) -> bool:
@@ -116,7 +120,6 @@ def step_info(
     if "num_tokens" in metrics:
         before = history[-1].metrics.get("num_tokens", 0.0) if history else 0.0
         metrics["num_tokens"] += before
-        metrics["tokens_per_second"] = metrics.pop("num_completion_tokens") / seconds
     return StepInfo(step, num_steps, values[0][0], metrics, seconds).during(moment)
 
 

@@ -33,12 +33,18 @@ def keeping(checkpoint: Checkpoint | None, settings: Notes) -> Iterator[Keeper]:
     if checkpoint is None:
         yield Keeper(None, settings)
         return
+    if not isinstance(checkpoint, Checkpoint):
+        raise CheckpointError(
+            f"checkpoint={checkpoint!r} is no checkpoint.",
+            cause="the path of a folder was passed.",
+            remedy="pass bft.io.checkpoint(folder).",
+        )
     with checkpoint.opened() as archive, _on_sigterm() as termination:
         keeper = Keeper(archive, settings, termination)
         try:
             yield keeper
         except BaseException as error:
-            kept = f"The state after {keeper.save_last()} steps is in {checkpoint}."
+            kept = f"The state after {keeper.end()} steps is in {checkpoint}."
             if isinstance(error, _Terminated):
                 raise FitInterrupted(
                     f"SIGTERM ended the fit. {kept}",
@@ -47,7 +53,7 @@ def keeping(checkpoint: Checkpoint | None, settings: Notes) -> Iterator[Keeper]:
             if keeper.started:
                 error.add_note(kept)
             raise
-        keeper.save_last()
+        keeper.end()
 
 
 class Keeper:
@@ -85,17 +91,17 @@ class Keeper:
         return state, history
 
     def steps(self, start: int, stop: int) -> Iterator[int]:
-        """The steps to take, as long as nobody asks to end."""
+        """The steps to take while nobody asks to end; between them it saves where that is due."""
+        self._end_if_asked()
         for step in range(start, stop):
             yield step
-            if self._termination is not None and self._termination.came:
-                raise _Terminated
+            if self._archive is not None and self._archive.due(step + 1):
+                self._save_last(self._archive)
+            self._end_if_asked()
 
     def keep(self, state: FitState, history: list[StepInfo]) -> None:
-        """Take note of the state after a step, and save it where it is due."""
+        """Take note of the state after a step, before anything can fail."""
         self._last = state, history
-        if self._archive is not None and self._archive.due(len(history)):
-            self._save(self._archive, state, history)
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -105,28 +111,34 @@ class Keeper:
             return
         self._termination.raises = True
         try:
-            if self._termination.came:
-                raise _Terminated
+            self._end_if_asked()
             yield
         finally:
             self._termination.raises = False
-        if self._termination.came:  # and what it raised was swallowed
-            raise _Terminated
+        self._end_if_asked()  # where what the signal raised was swallowed
 
-    def save_last(self) -> int:
-        """Save the last whole state, unless an update has used it up; how many steps are kept."""
-        if self._archive is not None and self._last is not None:
-            state, history = self._last
-            lost = any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
-            if not lost and len(history) != self._saved:
-                self._save(self._archive, state, history)
-            self._archive.wait()
-        return self._saved
+    def end(self) -> int:
+        """Save the last whole state; how many steps had been taken in the one that is kept."""
+        if self._archive is None:
+            return 0
+        self._save_last(self._archive)
+        return self._archive.wait()
 
-    def _save(self, archive: Archive, state: FitState, history: list[StepInfo]) -> None:
+    def _save_last(self, archive: Archive) -> None:
+        if self._last is None:
+            return
+        state, history = self._last
+        leaves = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]
+        # An update that failed has used up what it was given.
+        if len(history) == self._saved or any(leaf.is_deleted() for leaf in leaves):
+            return
         notes = {"history": [dataclasses.asdict(info) for info in history]}
         archive.save(len(history), state, self._settings, notes)
         self._saved = len(history)
+
+    def _end_if_asked(self) -> None:
+        if self._termination is not None and self._termination.came:
+            raise _Terminated
 
 
 @dataclasses.dataclass

@@ -16,7 +16,7 @@ the n completions of a prompt, as in GRPO.
 | `ess_share` | ESS of the weights π0·φ/q in a group, over n; `forward_kl`: of its draws |
 | `completions/…` | lengths, EOS counted, and the share without EOS (`clipped_ratio`) |
 | `num_tokens` | tokens of prompts and completions so far |
-| `tokens_per_second` | those of completions, by the wall |
+| `num_completion_tokens` | those of completions in the step; trackers log `tokens_per_second` |
 | `grad_norm`, `learning_rate` | the latter where the optimiser's state has it |
 """
 

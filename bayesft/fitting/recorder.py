@@ -77,7 +77,8 @@ class Recorder:
 
     def _prompts(self, step: int, args: tuple) -> tuple[Key, Prompt]:
         keys = jax.random.split(jax.random.fold_in(self.key, step + 1))
-        return keys[1], self.prompts(step, args, keys[0])
+        with self.waiting():  # for draws of the target, which may ask evidence in Python
+            return keys[1], self.prompts(step, args, keys[0])
 
     def _begin(self, key: Key, xs: Prompt, args: tuple, states: States) -> Pending:
         given = {"findings": self._findings, "states": states, **self._how}

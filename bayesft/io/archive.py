@@ -80,21 +80,21 @@ class FolderArchive(Archive):
             for old in self._steps()[: -self.keep]:
                 self._remove(old)
 
-    def wait(self) -> None:
+    def wait(self) -> int:
         if self._commit is not None:
             self._commit.join()
             self._commit = None
-        if self._failure is None:
-            return
-        (step, error), self._failure = self._failure, None
-        self._remove(step)
-        self._writer = self._new_writer()
-        warnings.warn(
-            f"The state after step {step} is not saved in {self.folder}; the fit goes on, and what "
-            f"was saved before stays: {_first_line(error)}",
-            CheckpointWarning,
-            stacklevel=2,
-        )
+        if self._failure is not None:
+            (step, error), self._failure = self._failure, None
+            self._remove(step)
+            self._writer = self._new_writer()
+            warnings.warn(
+                f"The state after step {step} is not saved in {self.folder}; the fit goes on, and "
+                f"what was saved before stays: {_first_line(error)}",
+                CheckpointWarning,
+                stacklevel=2,
+            )
+        return max(self._steps(), default=0)
 
     def restore(self, like: PyTree, settings: Notes) -> tuple[PyTree, Notes] | None:
         self._clear_unfinished()

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jax
+
 from bayesft.base import Archive, Checkpoint
 from bayesft.errors import CheckpointError
 from bayesft.io.archive import FolderArchive
@@ -24,6 +26,12 @@ class FolderCheckpoint(Checkpoint):
 
     @contextmanager
     def opened(self) -> Iterator[Archive]:
+        if jax.process_count() > 1:
+            raise CheckpointError(
+                f"{jax.process_count()} processes would write to {self.folder}.",
+                cause="a fit on several hosts; its states are not kept yet.",
+                remedy="leave out checkpoint=, and save the guide from a callback.",
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self.folder):
             archive = FolderArchive(self.folder, self.every, self.keep)
@@ -63,7 +71,7 @@ def _locked(folder: Path) -> Iterator[None]:
             file.seek(0)
             raise CheckpointError(
                 f"{folder} is in use by {file.read().strip() or 'another run'}.",
-                cause="two runs with one checkpoint folder.",
+                cause="two runs with one folder, or a worker process that has outlived its run.",
                 remedy="give every run a folder of its own, or wait for that one to end.",
             ) from error
         file.truncate(0)

@@ -24,8 +24,8 @@ def step_line(info: StepInfo) -> str:
         ("ess_share", "ESS {:.0%}"),
         ("tokens_per_second", "{:,.0f} tokens/s"),
     ):
-        if name in info.metrics:
-            parts.append(shown.format(info.metrics[name]))
+        if name in info.scalars:
+            parts.append(shown.format(info.scalars[name]))
     return "  ".join(parts)
 
 

@@ -239,6 +239,8 @@ def test_odd_leaves_survive(tmp_path):
 
 
 def test_bad_settings_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"pass bft\.io\.checkpoint"):
+        fit(1, checkpoint=tmp_path)
     for options in ({"every": 0}, {"keep": 1}):
         with pytest.raises(CheckpointError, match="fall back"):
             bft.io.checkpoint(tmp_path, **options)

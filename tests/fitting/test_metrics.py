@@ -286,7 +286,7 @@ def test_a_step_reports_its_metrics_and_hands_out_guide_and_completions():
     for info in infos:
         mean = info.metrics["completions/mean_length"]
         rate = mean * 3 * NUM_LANES / info.seconds
-        np.testing.assert_allclose(info.metrics["tokens_per_second"], rate, rtol=1e-5)
+        np.testing.assert_allclose(info.scalars["tokens_per_second"], rate, rtol=1e-5)
         assert [*info.scalars][:: len(info.scalars) - 1] == ["objective", "step_time"]
         np.testing.assert_allclose(
             info.value, info.metrics["kl"] - info.metrics["log_evidence"], rtol=1e-5
@@ -327,7 +327,7 @@ def test_draws_of_a_sampler_have_an_ess_and_data_only_tokens():
     options = dict(estimator=None, num_steps=1, optimizer=optax.sgd(0.1), callbacks=[seen.append])
     fit(target, objective=objective, **options)
     expected = bft.sample(target, bft.samplers.importance(16), jax.random.key(3))
-    assert set(seen[0].metrics) == {"grad_norm", "num_tokens", "tokens_per_second", "ess_share"}
+    assert set(seen[0].metrics) == {"grad_norm", "num_tokens", "num_completion_tokens", "ess_share"}
     assert 0 < seen[0].metrics["ess_share"] <= 1
     weighed = dataclasses.replace(
         target.xs,
@@ -349,7 +349,7 @@ def test_draws_of_a_sampler_have_an_ess_and_data_only_tokens():
     data = bft.empirical([[0, 1, 2], [1, 2]], prompts=[[0], [1]])
     seen.clear()
     fit(data, objective=bft.objectives.mle, **options)
-    assert set(seen[0].metrics) == {"grad_norm", "num_tokens", "tokens_per_second"}
+    assert set(seen[0].metrics) == {"grad_norm", "num_tokens", "num_completion_tokens"}
     assert seen[0].metrics["num_tokens"] == 3 + 2 + 2
 
 

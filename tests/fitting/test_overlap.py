@@ -17,6 +17,7 @@ from bayesft.base import Horizon
 from bayesft.fitting.order import Order
 from bayesft.priors.sequence import BoundGuide
 from bayesft.program import record, replay_value_and_grad
+from bayesft.program.record import Pending, proceed
 
 HORIZON = Horizon(1)
 PAIR = bft.estimators.leave_one_out(2)
@@ -45,19 +46,16 @@ def with_pair(drawn, params, pair, proposal=lambda prior: prior):
     guide, told, recording = drawn
     x = jax.tree.map(lambda a: a[0], told.xs)
     tokens = pair[None, :, None]
-    each = lambda fn: jax.vmap(jax.vmap(fn))(tokens)
-    law = BoundGuide(guide.with_params(params), HORIZON)(x)
-    log_probs, recorded = (each(d.token_log_probs) for d in (law, law.proposed_by(proposal)))
-    log_prior = each(lambda y: told.log_prior(y, x))
-    rewards = 2.0 * (tokens[..., 0] == 0)
-    costs = log_probs[..., 0] - log_prior - rewards
-    data = {
-        "y": {"value": tokens, "log_prob": recorded},
-        "stored/0": log_prior,
-        "host/0": {"count": rewards},
-    }
-    stored = {"y": jnp.broadcast_to(costs[:, ::-1, None], log_probs.shape)}
-    return dataclasses.replace(recording, data=data, stored=stored, costs=costs)
+    bound = BoundGuide(guide.with_params(params), HORIZON)
+    laws = bound(x), bound(x).proposed_by(proposal)
+    own, recorded = (jax.vmap(jax.vmap(law.token_log_probs))(tokens) for law in laws)
+    choices = {"y": {"value": tokens, "log_prob": recorded, "own_log_prob": own}}
+    known = dataclasses.replace(recording, data=choices)
+    answers = {"host/0": {"count": 2.0 * (tokens[..., 0] == 0)}}
+    program = bft.objectives.reverse_kl
+    made = proceed(program, (bound, told), Pending(known, {}), answers, estimator=PAIR).recording
+    same = {"value": tokens, "log_prob": recorded}
+    return dataclasses.replace(made, data=made.data | {"y": same})
 
 
 def test_the_hand_made_recording_is_one_that_is_made(drawn):
@@ -163,6 +161,7 @@ def test_a_fit_records_the_density_of_its_proposal(drawn):
         proposal=proposal,
     )
     tokens = recording.data["y"]["value"][0, :, 0]
+    assert (tokens != 2).all()
     made = jax.jit(lambda pair: with_pair(drawn, guide.params, pair, proposal))(tokens)
     recorded = [r.data["y"]["log_prob"] for r in (made, recording)]
     np.testing.assert_allclose(*recorded, atol=1e-6)

@@ -42,8 +42,6 @@ def fit(num_steps, *, fn=count, key=0, **options):
 
 
 def outcome(fitted):
-    """All numbers of a fit but the seconds, one array."""
-    return np.concatenate(
-        [np.ravel(leaf) for leaf in jax.tree.leaves(fitted.guide.params)]
-        + [[info.value, *info.metrics.values()] for info in fitted.history]
-    )
+    """Parameters, objective and gradient norms of a fit, in one array: the last two per step."""
+    steps = [[info.value, info.metrics["grad_norm"]] for info in fitted.history]
+    return np.concatenate([*map(np.ravel, jax.tree.leaves(fitted.guide.params)), *steps])

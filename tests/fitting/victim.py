@@ -24,13 +24,15 @@ def run(folder, out, overlap, num_steps, every, small_at=()):
         time.sleep(0.01)
         return count(completion_ids)
 
+    slow.__name__ = "count"
+
     def tell(info):
         print("step", info.step, flush=True)
         small = info.step in small_at  # files cannot grow: a full disk
         soft = 500 if small else resource.RLIM_INFINITY
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, resource.RLIM_INFINITY))
 
-    checkpoint = folder and bft.io.checkpoint(folder, every=every)
+    checkpoint = bft.io.checkpoint(folder, every=every)
     fitted = fit(num_steps, fn=slow, overlap=overlap, checkpoint=checkpoint, callbacks=[tell])
     np.save(out, outcome(fitted))
 
