@@ -42,7 +42,7 @@ def main(kinds: list[str]) -> None:
             trl_peak_mib=float(their_peak),
             memory_ratio=float(my_peak / their_peak),
             asked_memory_at_most=ASKED_MEMORY,
-            **{"trl_seconds_with_kl": float(side[0]) for side in more},
+            **({"trl_seconds_with_kl": float(more[0][0])} if more else {}),
         )
 
 

@@ -5,9 +5,10 @@ Contract. `load(path)`, of a folder or of "org/model" on the Hugging Face Hub, g
 hashed metadata, so that two loads of one folder share their traces. `lora(lm)` and `lm.trainable()`
 give guides: `params` are the trainable arrays alone, in float32 or wider whatever dtype the model
 computes in, and the base weights of a LoRA guide are the language model's own.
-`guide.with_remat(policy)` trades time for memory. `load_adapter(lm, path)` reads a PEFT adapter,
-`initialise(config, key)` starts from random weights, and `save(path)` of each writes a folder that
-bayesft, transformers and PEFT read. `from_module` takes a user's own Flax module (`modules`).
+`guide.with_remat(policy)` trades time for memory, `lora(quantize(lm))` keeps its base in int8.
+`load_adapter(lm, path)` reads a PEFT adapter, `initialise(config, key)` starts from random weights,
+and `save(path)` of each writes a folder that bayesft, transformers and PEFT read. `from_module`
+takes a user's own Flax module (`modules`).
 
 One forward pass (`decoder`) serves every use; what differs is the *context* that attention sees:
 the tokens alone, a prompt before them, or a cache that one token at a time is written into. The
@@ -27,6 +28,7 @@ from bayesft.lm.language_model import FullGuide, LanguageModel
 from bayesft.lm.loading import initialise, load, load_adapter
 from bayesft.lm.lora import LoraGuide, lora
 from bayesft.lm.modules.prior import ModuleGuide, ModulePrior, from_module
+from bayesft.lm.quantized import quantize
 
 __all__ = [
     "FullGuide",
@@ -39,4 +41,5 @@ __all__ = [
     "load",
     "load_adapter",
     "lora",
+    "quantize",
 ]

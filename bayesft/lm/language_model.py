@@ -16,7 +16,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from bayesft.base import Guide, Horizon, Prompt, PyTree
-from bayesft.errors import PromptError
+from bayesft.errors import ModelError, PromptError
 from bayesft.lm import engine
 from bayesft.lm.card import Card
 from bayesft.lm.contexts import AfterPrompt, Alone
@@ -150,6 +150,7 @@ class LanguageModel(DecoderPrior):
         Parameters are float32 or wider, computation stays in the dtype that the model was loaded
         in: bfloat16 would round away updates below 1/256 of a weight.
         """
+        self._require_floats("trained whole", "bft.lm.lora(lm) trains adapters on frozen weights")
         wide = jax.tree.map(
             lambda array: array.astype(jnp.promote_types(array.dtype, jnp.float32)), self.weights
         )
@@ -158,7 +159,16 @@ class LanguageModel(DecoderPrior):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a folder that bayesft and transformers load; raises ModelError where it would
         replace files of something else."""
+        self._require_floats("saved", "save the model that was quantized, or the adapter alone")
         save_model(path, self.weights, self.card)
+
+    def _require_floats(self, done: str, remedy: str) -> None:
+        if any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(self.weights)):
+            raise ModelError(
+                f"{self.name} has int8 weights and cannot be {done}.",
+                cause="it comes from bft.lm.quantize, which rounds weights to 255 values.",
+                remedy=remedy,
+            )
 
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, {self.card.architecture.num_layers} layers)"

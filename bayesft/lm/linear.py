@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,15 @@ class Adapter:
     @property
     def scale(self) -> float:
         return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
+
+
+def full(kernel: Any) -> Array:
+    """A kernel as an array: multiplied out, where it is stored in int8 (`quantize`)."""
+    if isinstance(kernel, jax.Array):
+        return kernel
+    import qwix  # pyright: ignore[reportMissingImports]
+
+    return qwix.dequantize(kernel)
 
 
 class Factor(nnx.Variable):
@@ -75,7 +85,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*rows in"]) -> Float[Array, "*rows out"]:
         flat = x.reshape(-1, x.shape[-1])
-        y = product(flat, self.kernel[...])
+        y = product(flat, full(self.kernel.get_value()))
         if self.bias is not None:
             y = y + self.bias[...][None]
         if any(factors is not None for factors in self.factors):

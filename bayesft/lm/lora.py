@@ -17,7 +17,7 @@ from bayesft.lm.adapters import places, save_adapter
 from bayesft.lm.card import Card
 from bayesft.lm.decoder import Decoder, RematPolicy, structure
 from bayesft.lm.language_model import DecoderPrior, LanguageModel
-from bayesft.lm.linear import Adapter
+from bayesft.lm.linear import Adapter, full
 from bayesft.lm.targets import resolve
 
 
@@ -117,6 +117,6 @@ def _merge(guide: LoraGuide) -> PyTree:
         linear = place.linear_of(weights)
         factors = place.factors_of(guide.params)
         update = guide.adapter.scale * (factors["a"] @ factors["b"])
-        kernel = linear["kernel"]
+        kernel = full(linear["kernel"])
         linear["kernel"] = kernel.at[:, place.slot.columns].add(update.astype(kernel.dtype))
     return weights
