@@ -30,9 +30,9 @@ def shared(
     answers = np.zeros((len(names), size), np.float32)
     error: Exception | None = None
     try:
-        values = evaluate(own) if own.start < own.stop else {}
-        for row, name in enumerate(names):
-            answers[row, : own.stop - own.start] = values.get(name, 0.0)
+        if own.start < own.stop:
+            values = evaluate(own)
+            answers[:, : own.stop - own.start] = [values[name] for name in names]
     except Exception as raised:
         error = raised
     message = np.append(answers.ravel(), np.float32(error is not None))
