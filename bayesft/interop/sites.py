@@ -221,7 +221,10 @@ def _estimator(name: str, fn: dist.Distribution, infer: dict[str, Any]) -> Estim
             remedy='use infer={"estimator": bft.estimators.enumerate()}.',
         )
     default = require_scope(f"The choice {name!r}").context.estimator
-    if isinstance(fn, dist.Delta) or (default is None and fn.has_rsample):
+    base = fn
+    while isinstance(base, dist.Independent | dist.ExpandedDistribution):
+        base = base.base_dist
+    if isinstance(base, dist.Delta) or (default is None and fn.has_rsample):
         return reparameterize()  # a Delta is a function of what was drawn: it has no score
     if default is None:
         raise EstimatorError(

@@ -294,8 +294,8 @@ def test_any_objective_is_a_program():
 
 
 def auxiliary_model(data):
-    w = numpyro.sample("w", dist.LogNormal(0.0, 1.0))
-    numpyro.sample("x", dist.Normal(w, 1.0), obs=data)
+    w = numpyro.sample("w", dist.LogNormal(0.0, 1.0).expand([1]).to_event(1))
+    numpyro.sample("x", dist.Normal(w[0], 1.0), obs=data)
 
 
 class OneWay(dist.transforms.AffineTransform):
@@ -310,7 +310,7 @@ def auxiliary_guide(data):
     flow = dist.TransformedDistribution(dist.Normal(0.0, 1.0), OneWay(mean, 0.4))
     helper = {"is_auxiliary": True, "estimator": E.reparameterize()}
     u = numpyro.sample("u", flow, infer=helper)
-    numpyro.sample("w", dist.Delta(jnp.exp(u), log_density=-u))
+    numpyro.sample("w", dist.Delta(jnp.exp(u), log_density=-u).expand([1]).to_event(1))
 
 
 def auxiliary_elbo(params):
