@@ -79,6 +79,9 @@ def test_every_estimator_has_a_row_with_its_claim():
     made = {
         "leave_one_out": estimators.leave_one_out(2),
         "importance": estimators.importance(None),
+        "learned_baseline": estimators.learned_baseline(lambda d: d, 1),
+        "relax": estimators.relax(lambda params, z: z, ()),
+        "trained_rebar": estimators.trained_rebar(lambda soft: soft),
     }
     for row in rows(ESTIMATORS):
         name = re.findall(r"`(\w+)", row)[0]

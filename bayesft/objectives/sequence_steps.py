@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Bool, Float, Int
 
 from bayesft.base import Potential, Prompt, PyTree, is_eos
-from bayesft.errors import TargetError
+from bayesft.errors import GuideError, TargetError
 from bayesft.priors.sequence import SequenceDistribution
 from bayesft.program import Steps
 from bayesft.samplers.prefixes import Prefixes
@@ -34,8 +34,16 @@ def sequence_steps(q: SequenceDistribution, target: Target, x: Prompt) -> Steps:
     the sequence is one, ended or cut; an ended sequence stays as it is. The path is its tokens [T].
     Both models run in step with their particles, so gradients take the memory of T decoding states.
 
-    Raises TargetError for evidence in Python, which needs the host.
+    Raises GuideError for a q that is not drawn token by token, TargetError for evidence in Python,
+    which needs the host.
     """
+    if not isinstance(q, SequenceDistribution):
+        raise GuideError(
+            f"{type(q).__name__} does not propose token by token.",
+            cause="a guide whose draws are whole values, such as a numpyro distribution.",
+            remedy="use a guide of sequences (bft.trainable, bft.lm.lora), give the guide a method "
+            "steps(target, x) that returns bft.distributions.Steps, or minimise iwae.",
+        )
     if target.host_terms:
         raise TargetError(
             f"The evidence {target.host_terms[0].evidence.name} is in Python, and particles are "

@@ -56,9 +56,11 @@ def variational_smc(num_particles: int, *, selection: Estimator | None = None) -
     of p* as well; elsewhere the guide becomes a proposal for SMC. N = 1 is reverse KL. Any
     estimator of one path; `selection` is that of the ancestors, by default the same: unbiased. With
     `bft.estimators.detached()` their score is dropped, a bias that the papers accept for its
-    variance. Raises ObjectiveError for N < 1, HardConstraintError for hard constraints, TargetError
-    for data and evidence in Python. (Naesseth et al. 2018; Maddison et al. 2017, FIVO; Le et al.
-    2018, AESMC.)
+    variance.
+
+    Raises ObjectiveError for N < 1, HardConstraintError for hard constraints, TargetError for data
+    and evidence in Python, GuideError for a guide whose draws do not grow. (Naesseth et al. 2018;
+    Maddison et al. 2017, FIVO; Le et al. 2018, AESMC.)
     """
     reason = "the bound averages over no particle."
     return VariationalSMC(require_samples("variational_smc", num_particles, 1, reason), selection)

@@ -296,8 +296,8 @@ def markdown(results, num_runs=NUM_RUNS):
     lines = [
         "# Estimators on every distribution, in every construct",
         "",
-        "Written by `tests/estimators/test_table.py` with `$BAYESFT_ESTIMATOR_TABLE` set to this "
-        "file; not by hand.",
+        "Written by `tests/estimators/test_table.py`, run with `$BAYESFT_ESTIMATOR_TABLE` naming "
+        "this file, not by hand; a run of some cells replaces those.",
         "",
         f"A number says that the mean of {num_runs:,} values and gradients agreed with the exact "
         "ones: it is the largest distance of a mean, in",
@@ -313,3 +313,20 @@ def markdown(results, num_runs=NUM_RUNS):
             lines += [f"| `{name}` | " + " | ".join(cells) + " |"]
         lines += [""]
     return "\n".join(lines)
+
+
+def parsed(page):
+    """The cells of a page that `markdown` wrote."""
+    programs = {program.__name__: program for program in PROGRAMS}
+    found, program = {}, None
+    for line in page.splitlines():
+        if line.startswith("## "):
+            program = programs.get(line[3:])
+        elif line.startswith("| `"):
+            name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            row = {
+                (name.strip("`"), of, program): cell
+                for of, cell in zip(FAMILIES, cells, strict=True)
+            }
+            found |= {at: cell for at, cell in row.items() if cell != "not run"}
+    return found

@@ -13,7 +13,13 @@ from samplers.language import HAS_AB, LANGUAGE, TOKEN_BY_TOKEN, WITHOUT_B, guide
 
 import bayesft as bft
 from bayesft.distributions import Steps
-from bayesft.errors import EstimatorError, HardConstraintError, ObjectiveError, TargetError
+from bayesft.errors import (
+    EstimatorError,
+    GuideError,
+    HardConstraintError,
+    ObjectiveError,
+    TargetError,
+)
 from bayesft.objectives import variational_smc
 from bayesft.priors.sequence import BoundGuide
 from bayesft.program import record, replay_value_and_grad
@@ -239,3 +245,5 @@ def test_what_it_cannot_do_is_refused():
     target = bft.Target(LANGUAGE, soft, max_new_tokens=2)
     with pytest.raises(TargetError, match="in Python"):
         variational_smc(2)(BoundGuide(START, target.horizon), target, EXACT.x)
+    with pytest.raises(GuideError, match="does not propose token by token"):
+        variational_smc(2)(lambda x: dist.Normal(0.0, 1.0), TARGET, EXACT.x)
