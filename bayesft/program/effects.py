@@ -349,10 +349,16 @@ def _score_choice(
     entry = scope.replay.get(name)
     recording = scope.context.mode is Mode.RECORD
     proposal, own = scope.context.proposal, None
-    if entry is not None:
-        value, recorded, own = entry["value"], entry["log_prob"], entry.get("own_log_prob")
-        known = recorded if own is None else own
-        log_prob = known if recording else _log_prob(distribution, value)
+    if entry is not None and not recording:
+        value, recorded = entry["value"], entry["log_prob"]
+        log_prob = _log_prob(distribution, value)
+    elif entry is not None:
+        value, recorded = entry["value"], entry["log_prob"]
+        log_prob = recorded
+        if "own_log_prob" in entry:  # it was drawn from something else
+            own = entry["own_log_prob"]
+            log_prob = own = _log_prob(distribution, value) if own is None else own
+            recorded = own if recorded is None else recorded
     elif recording and proposal is not None and isinstance(distribution, Proposable):
         proposed = distribution.proposed_by(proposal)
         value, recorded = proposed.sample_and_token_log_probs(key)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bayesft.base import Estimator, Key, Prompt, PyTree, StatefulEstimator
+from bayesft.errors import ChoiceError
 from bayesft.program.context import Context, Findings, Mode, Proposal
 from bayesft.program.expectation import (
     States,
@@ -26,6 +27,8 @@ from bayesft.sharding import join, require_split, split_rows
 
 type Program = Callable[..., Array]
 type Resolver = Callable[..., dict[str, np.ndarray]]
+type Given = Mapping[str, tuple[PyTree, Array | None]]
+"""Choices from data by name: values, and the log-probs under which they were drawn."""
 
 
 @jax.tree_util.register_dataclass
@@ -86,8 +89,8 @@ def record(
     findings: Findings | None = None,
     states: States | None = None,
     resolve: Resolver | None = None,
-    given: Mapping[str, Any] | None = None,
     proposal: Proposal | None = None,
+    given: Given | None = None,
 ) -> Recording:
     """Run `program(*args, x)` for every prompt in `xs` [P, ...] and K lanes each.
 
@@ -95,18 +98,28 @@ def record(
     Keys fold in the prompt's id. No gradients, and sampling and scoring in one pass. A program that
     makes no score-type choice and asks for no evidence has nothing to record: its replay does all.
     `findings` saves the abstract pass where the program was scouted before; `states` are those of
-    the last recording, if there was one. Choices that are `given` by name are not drawn: each is
-    {"value": …, "log_prob": …}, leading with [P, K], the latter under what it was drawn from.
-    Sequences are drawn from `proposal(their prior)`, if given (`bft.priors.shaped` makes one), and
-    recorded with its log-probs, so that replays weigh them.
+    the last recording, if there was one. Sequences are drawn from `proposal(their prior)`, if given
+    (`bft.priors.shaped` makes one), and recorded with its log-probs, so that replays weigh them.
+
+    Choices may be `given` by name, from data: values [P, K, ...] with the log-probs [P, K, ...] (of
+    sequences per token) under which they were drawn, which replays weigh by. None for those that
+    are unknown takes them as drawn from the program, which biases by what is unknown. Raises
+    ChoiceError for values that fit no choice.
     """
     how = {"estimator": estimator, "proposal": proposal}
-    pending = begin(program, key, args, xs, findings=findings, states=states, given=given, **how)
+    more = {"findings": findings, "states": states, "given": given}
+    pending = begin(program, key, args, xs, **more, **how)
     while pending.request is not None:
         if resolve is None:
             raise ValueError("the program asks for evidence in Python; pass resolve=")
         answers = answer(pending.request, resolve)
         pending = proceed(program, args, pending, answers, **how)
+    if unknown := sorted(set(given or ()) - set(pending.recording.stored)):
+        raise ChoiceError(
+            f"Values are given for {unknown}, which the program does not choose.",
+            cause="a misspelt name, a choice in a plate or scan, or one that is reparameterised.",
+            remedy=f"give values for {sorted(pending.recording.stored)}, by their names.",
+        )
     return pending.recording
 
 
@@ -119,8 +132,8 @@ def begin(
     estimator: Estimator | None = None,
     findings: Findings | None = None,
     states: States | None = None,
-    given: Mapping[str, Any] | None = None,
     proposal: Proposal | None = None,
+    given: Given | None = None,
 ) -> Pending:
     """The first part of `record`: up to the end, or to the evidence that only Python can give."""
     if findings is None:
@@ -131,8 +144,26 @@ def begin(
     recording = Recording(keys, xs, {}, {}, jnp.zeros(keys.shape), states)
     if not findings.needs_recording:
         return Pending(recording, None)
-    recording = dataclasses.replace(recording, data=dict(given or {}))
+    if given is not None:
+        recording = dataclasses.replace(recording, data=_entries(given, keys.shape))
     return _run(program, args, recording, estimator, proposal)
+
+
+def _entries(given: Given, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Given choices as recorded ones, whose log-prob under the program is still to be found."""
+    for name, (value, log_prob) in given.items():
+        for leaf in jax.tree.leaves((value, log_prob)):
+            if leaf.shape[:2] != shape:
+                raise ChoiceError(
+                    f"What is given for {name!r} leads with {leaf.shape[:2]}; the program has "
+                    f"{shape} prompts and lanes.",
+                    cause="values for other prompts, or another num_samples of the estimator.",
+                    remedy="give one value per prompt and lane.",
+                )
+    return {
+        name: {"value": value, "log_prob": log_prob, "own_log_prob": None}
+        for name, (value, log_prob) in given.items()
+    }
 
 
 def answer(request: Mapping[str, Any], resolve: Resolver) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def of_draws(estimator: Estimator, tokens: jax.Array) -> jax.Array:
         (GUIDE, TARGET),
         xs,
         estimator=estimator,
-        given={"y": {"value": tokens[None], "log_prob": log_probs[None]}},
+        given={"y": (tokens[None], log_probs[None])},
         states={"y": (jnp.float32(1.0), jnp.float32(2.0))} if stateful else None,
     )
     with_params = lambda params: (GUIDE.with_params(params), TARGET)

@@ -14,10 +14,11 @@ from jax.flatten_util import ravel_pytree
 
 import bayesft as bft
 from bayesft.base import Horizon
+from bayesft.errors import ChoiceError
 from bayesft.fitting.order import Order
 from bayesft.priors.sequence import BoundGuide
 from bayesft.program import record, replay_value_and_grad
-from bayesft.program.record import Pending, proceed
+from bayesft.program.record import begin, proceed
 
 HORIZON = Horizon(1)
 PAIR = bft.estimators.leave_one_out(2)
@@ -43,19 +44,19 @@ def drawn():
 
 def with_pair(drawn, params, pair, proposal=lambda prior: prior):
     """The recording that draws this pair of tokens at these parameters, from a proposal."""
-    guide, told, recording = drawn
-    x = jax.tree.map(lambda a: a[0], told.xs)
+    guide, told, _ = drawn
     tokens = pair[None, :, None]
     bound = BoundGuide(guide.with_params(params), HORIZON)
-    laws = bound(x), bound(x).proposed_by(proposal)
-    own, recorded = (jax.vmap(jax.vmap(law.token_log_probs))(tokens) for law in laws)
-    choices = {"y": {"value": tokens, "log_prob": recorded, "own_log_prob": own}}
-    known = dataclasses.replace(recording, data=choices)
+    law = bound(jax.tree.map(lambda a: a[0], told.xs)).proposed_by(proposal)
+    log_probs = jax.vmap(jax.vmap(law.token_log_probs))(tokens)
+    program, args, key = bft.objectives.reverse_kl, (bound, told), jax.random.key(5)
+    given = {"y": (tokens, log_probs)}
+    pending = begin(program, key, args, told.xs, estimator=PAIR, given=given)
     answers = {"host/0": {"count": 2.0 * (tokens[..., 0] == 0)}}
-    program = bft.objectives.reverse_kl
-    made = proceed(program, (bound, told), Pending(known, {}), answers, estimator=PAIR).recording
-    same = {"value": tokens, "log_prob": recorded}
-    return dataclasses.replace(made, data=made.data | {"y": same})
+    made = proceed(program, args, pending, answers, estimator=PAIR).recording
+    return dataclasses.replace(
+        made, data=made.data | {"y": {"value": tokens, "log_prob": log_probs}}
+    )
 
 
 def test_the_hand_made_recording_is_one_that_is_made(drawn):
@@ -144,6 +145,38 @@ def test_a_proposal_biases_nothing_that_it_can_draw(drawn):
     found = gaps(drawn[0].params)
     assert found["temperature"][0] < EXACT and found["temperature"][1] > BIASED
     assert not found["top-p"][0] < BIASED
+
+
+def test_choices_from_data_are_weighed_by_what_drew_them(drawn):
+    """Known log-probs are recorded beside the guide's; unknown ones are taken to be the guide's."""
+    guide, told, recording = drawn
+    bound = BoundGuide(guide, HORIZON)
+    tokens, log_probs = (recording.data["y"][part] for part in ("value", "log_prob"))
+
+    def recorded(**given):
+        return record(
+            bft.objectives.reverse_kl,
+            jax.random.key(5),
+            (bound, told),
+            told.xs,
+            estimator=PAIR,
+            resolve=told.evaluate_host,
+            given=given,
+        )
+
+    made = recorded(y=(tokens, log_probs - 0.5))
+    np.testing.assert_array_equal(made.data["y"]["log_prob"], log_probs - 0.5)
+    unknown = recorded(y=(tokens, None))
+    for each in (made, unknown):
+        np.testing.assert_allclose(each.costs, recording.costs, atol=1e-6)
+    np.testing.assert_allclose(unknown.data["y"]["log_prob"], log_probs, atol=1e-6)
+    value = [gradient_at(drawn, guide.params, each) for each in (made, unknown)]
+    weighed, as_they_are = (ravel_pytree(each)[0] for each in value)
+    np.testing.assert_allclose(weighed, np.exp(0.5) * as_they_are, atol=1e-5)
+    with pytest.raises(ChoiceError, match=r"\['z'\], which the program does not choose"):
+        recorded(z=(tokens, None))
+    with pytest.raises(ChoiceError, match=r"leads with \(1, 1\); the program has \(1, 2\)"):
+        recorded(y=(tokens[:, :1], None))
 
 
 def test_a_fit_records_the_density_of_its_proposal(drawn):
