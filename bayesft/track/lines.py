@@ -87,9 +87,14 @@ def _end_of_lines(path: Path) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """Eight significant digits, more than float32 holds; JSON has no infinity and no NaN."""
+    """Eight significant digits, more than float32 holds; whole numbers, such as counts, in full.
+
+    JSON has no infinity and no NaN.
+    """
     if isinstance(value, float):
-        return float(f"{value:.8g}") if math.isfinite(value) else None
+        if not math.isfinite(value):
+            return None
+        return value if value.is_integer() else float(f"{value:.8g}")
     if isinstance(value, Mapping):
         return {str(name): _plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -49,7 +49,7 @@ class RunFolder:
         if info.due(self.every) and (rows := info.completions(self.num)):
             shown = [dataclasses.asdict(row) for row in rows]
             self._completions.append({"step": info.step, "completions": shown})
-        self._metrics.append({"step": info.step, "time": time.time(), **info.scalars})
+        self._metrics.append({"step": info.step, "time": int(time.time()), **info.scalars})
 
 
 def run(

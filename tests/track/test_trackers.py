@@ -5,6 +5,7 @@ import json
 import os
 import struct
 import sys
+import time
 import types
 
 import jax
@@ -81,6 +82,7 @@ def everything(tmp_path_factory):
 def test_the_folder_has_every_step(everything):
     run = track.read_run(everything.folder)
     assert [record["step"] for record in run.metrics] == [*range(NUM_STEPS)]
+    assert abs(run.metrics[-1]["time"] - time.time()) < 3600
     assert run.names[0] == "objective" and {"reward", "kl", "ess_share"} <= set(run.names)
     for record, info in zip(run.metrics, everything.fitted.history, strict=True):
         assert set(record) == {"step", "time", *info.scalars}
@@ -176,9 +178,17 @@ def test_lines_are_there_at_once_and_a_torn_one_is_cut_off(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = Lines(path)
     for step in range(3):
-        lines.append({"step": step, "kl": float("inf") if step else 0.1 + 0.2, "name": "π"})
+        lines.append(
+            {
+                "step": step,
+                "kl": float("inf") if step else 0.1 + 0.2,
+                "name": "π",
+                "count": 1234567890.0,
+            }
+        )
     # Nothing is closed: this is what another process sees, and what a kill leaves.
     assert [record["kl"] for record in read_lines(path)] == [0.3, None, None]
+    assert [record["count"] for record in read_lines(path)] == [1_234_567_890.0] * 3
     with path.open("ab") as file:
         file.write(b'{"step": 3, "kl"')
     assert [record["step"] for record in read_lines(path)] == [0, 1, 2]
