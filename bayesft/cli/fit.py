@@ -26,6 +26,9 @@ Out = Annotated[
     ),
 ]
 
+STATES = "states"
+"""What keeps the states of a run, in its folder."""
+
 TAKES = {
     "reverse-kl": ("estimator", "num_samples", "baseline"),
     "forward-kl": ("particles",),
@@ -46,7 +49,7 @@ def fit(
 
         bayesft fit --model stories --reward bayesft.cli.stories:sadness --beta 0.2 --bounds -1,1 --prompt "Once upon a time" --num-samples 64 --steps 200 --out sad
 
-    The same, written down for `bayesft report`:
+    The same, written down for `bayesft report`; killed, it goes on where `--resume` is added:
 
         bayesft fit --model stories --reward bayesft.cli.stories:sadness --beta 0.2 --bounds -1,1 --prompt "Once upon a time" --run runs/sad --certify-every 50 --out sad
 
@@ -89,6 +92,7 @@ def fit(
             num_steps=fit.steps,
             prompts_per_step=fit.prompts_per_step,
             key=jax.random.key(seed),
+            checkpoint=_checkpoint(watch),
             callbacks=[callback, *trackers],
         )
     fitted.guide.save(out)
@@ -124,8 +128,13 @@ def _require_watchable(watch: WatchOptions, fit: FitOptions, out: Path) -> None:
     if watch.certify_every is not None and fit.objective == "mle":
         raise typer.BadParameter("--certify-every needs a target with a density, and mle has data.")
     if watch.run is None:
+        if watch.resume:
+            raise typer.BadParameter("--resume needs the folder to go on with.", param_hint="--run")
         return
-    require_writable(watch.run, folder=True, option="--run")
+    if not watch.resume:
+        require_writable(watch.run, folder=True, option="--run")
+    elif not (watch.run / STATES).is_dir():
+        raise typer.BadParameter(f"{watch.run} has no states to go on from.", param_hint="--run")
     if out.absolute() in (watch.run.absolute(), *watch.run.absolute().parents):
         raise typer.BadParameter(
             f"{watch.run} lies in the folder of the guide, which is written as a whole.",
@@ -151,6 +160,12 @@ def _trackers(
     if watch.show_every is not None:
         found.append(track.completions(watch.show_every, console=report.console))
     return found
+
+
+def _checkpoint(watch: WatchOptions) -> Any:
+    from bayesft.io import checkpoint
+
+    return None if watch.run is None else checkpoint(watch.run / STATES, watch.save_every)
 
 
 def _estimator(fit: FitOptions) -> Any:

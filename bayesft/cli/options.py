@@ -213,12 +213,20 @@ class WatchOptions:
     run: Annotated[
         Path | None,
         _option(
-            "Write metrics, completions and configuration to this new folder, which "
+            "Write metrics, completions, configuration and states to this new folder, which "
             "`bayesft report` makes a page of.",
             WATCH,
             metavar="RUN",
         ),
     ] = None
+    save_every: Annotated[
+        int,
+        _option("Save the state in --run every so many steps.", WATCH, metavar="N", min=1),
+    ] = 50
+    resume: Annotated[
+        bool,
+        _option("Go on with --run from its last state: the same command, with this.", WATCH),
+    ] = False
     show_every: Annotated[
         int | None,
         _option("Show a table of completions every so many steps.", WATCH, metavar="N", min=1),

@@ -37,6 +37,15 @@ def test_a_fitted_guide_proposes_and_is_certified(invoke, target, tmp_path):
     text = (run / "report.html").read_text(encoding="utf-8")
     assert "rewards/brevity/mean" in text and "fit.num_samples" in text and "One day" in text
 
+    # The same command goes on, here to one step more; another seed would be another fit.
+    options = (*target, *QUICK[:-1], 3, "--lora-rank", 2, "--run", run, "--resume")
+    longer = invoke("fit", *options, "--out", tmp_path / "longer")
+    assert longer.exit_code == 0, longer.stderr
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 1, 2]
+    other = invoke("fit", *options, "--seed", 1, "--out", tmp_path / "other")
+    assert other.exit_code == 1 and "key" in other.stderr
+
     few = ("--particles", 4)
     sampled = invoke("sample", *target, *few, "--sampler", "importance", "--proposal", out)
     assert sampled.exit_code == 0, sampled.stderr
@@ -83,6 +92,8 @@ def test_demonstrations_are_fitted_by_mle(invoke, model, tmp_path):
         (("--num-samples", 1), "--num-samples"),
         (("--run", "/dev/null"), "is a file"),
         (("--show-every", 0), "--show-every"),
+        (("--resume",), "needs the folder"),
+        (("--resume", "--run", "/no/such/run"), "no states to go on from"),
         (("--objective", "mle", "--data", __file__, "--certify-every", 2), "needs a target"),
     ],
 )

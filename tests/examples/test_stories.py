@@ -29,3 +29,18 @@ def test_it_runs(assets, name, shown):
     )
     assert done.returncode == 0, done.stderr
     assert all(text in done.stdout for text in shown)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(assets, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "long_run.py"), "--quick", "--folder", str(tmp_path)],
+        env={**os.environ, "BAYESFT_ASSETS": str(assets), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "killed after" in done.stdout and "KL(q‖p*)" in done.stdout
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert (tmp_path / "guide" / "adapter_config.json").is_file()
