@@ -24,6 +24,10 @@ type Heads = Float[Array, "P N T heads head_dim"]
 type RematPolicy = Callable[..., Any]
 """A member of `jax.checkpoint_policies`: which intermediates the backward pass finds stored."""
 
+PRODUCTS: RematPolicy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+"""Products with weights are stored and what is between them runs again: less than half the memory,
+in no more time, for reading back what was stored costs as much."""
+
 
 class Context(Protocol):
     """Where attention finds keys and values: the new tokens, a prompt, a cache."""

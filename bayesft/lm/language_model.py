@@ -20,7 +20,7 @@ from bayesft.errors import ModelError, PromptError
 from bayesft.lm import engine
 from bayesft.lm.card import Card
 from bayesft.lm.contexts import AfterPrompt, Alone
-from bayesft.lm.decoder import Decoder, RematPolicy, structure
+from bayesft.lm.decoder import PRODUCTS, Decoder, RematPolicy, structure
 from bayesft.lm.engine import DecodeState
 from bayesft.lm.log_probs import log_probs_of
 from bayesft.lm.saving import save_model
@@ -187,7 +187,7 @@ class FullGuide(DecoderPrior, Guide):
     card: Card
     dtype: jnp.dtype
     """What parameters are cast to where they are used (arXiv:1710.03740)."""
-    remat: RematPolicy | None = None
+    remat: RematPolicy | None = PRODUCTS
 
     def decoder(self) -> Decoder:
         graph, _, _ = structure(self.card.architecture, remat=self.remat)
@@ -202,9 +202,10 @@ class FullGuide(DecoderPrior, Guide):
     def with_remat(self, policy: RematPolicy | None) -> FullGuide:
         """The same guide, whose blocks store for the backward pass what a policy says.
 
-        `jax.checkpoint_policies.nothing_saveable` stores the input of each block alone, and the
-        backward pass runs the block again: less memory, about a third more time. None, the
-        default, stores everything. Values and gradients are the same.
+        By default products with weights are stored and the rest runs again (`PRODUCTS` in
+        `bayesft.lm.decoder`). `jax.checkpoint_policies.nothing_saveable` stores the input of each
+        block alone, and the backward pass runs the block again: less memory, about a third more
+        time. None stores everything. Values and gradients are the same.
         """
         return dataclasses.replace(self, remat=policy)
 

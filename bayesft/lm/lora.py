@@ -15,7 +15,7 @@ from bayesft.base import Guide, Key, PyTree
 from bayesft.errors import GuideError
 from bayesft.lm.adapters import places, save_adapter
 from bayesft.lm.card import Card
-from bayesft.lm.decoder import Decoder, RematPolicy, structure
+from bayesft.lm.decoder import PRODUCTS, Decoder, RematPolicy, structure
 from bayesft.lm.language_model import DecoderPrior, LanguageModel
 from bayesft.lm.linear import Adapter, full
 from bayesft.lm.targets import resolve
@@ -36,7 +36,7 @@ class LoraGuide(DecoderPrior, Guide):
     """The base model's arrays, by reference."""
     card: Card
     adapter: Adapter
-    remat: RematPolicy | None = None
+    remat: RematPolicy | None = PRODUCTS
 
     def decoder(self) -> Decoder:
         graph, _, _ = structure(self.card.architecture, self.adapter, self.remat)
