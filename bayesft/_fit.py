@@ -15,7 +15,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from bayesft.base import Checkpoint, Estimator, Guide, Key, Prompt
-from bayesft.fitting.checks import Observing, check_claim, check_counts, check_fit, check_proposal
+from bayesft.fitting.checks import (
+    Observing,
+    check_claim,
+    check_counts,
+    check_fit,
+    check_overlap,
+    check_proposal,
+)
 from bayesft.fitting.info import Fitted, Moment, StepInfo, step_info
 from bayesft.fitting.keeper import keeping
 from bayesft.fitting.order import Order
@@ -85,6 +92,7 @@ def fit(
     """
     data = target.bind(guide) if isinstance(target, Empirical) else target
     check_fit(data, guide, objective)
+    check_overlap(overlap)
     check_counts(
         num_steps=num_steps,
         prompts_per_step=prompts_per_step,

@@ -72,10 +72,10 @@ def measure_valued() -> MeasureValued:
     """Replay the program at samples of the positive and the negative part of ∂p/∂θ.
 
     For Bernoulli, Categorical, Normal, Poisson, Gamma and Exponential, also of a batch shape, where
-    one element changes at a time. Paths for n elements: Poisson and Exponential 1 + n, Gamma 1 + n
-    (its concentration takes a score term), Normal 1 + 3n, V values 1 + V·n. The parts are
-    coupled with the sample where that is possible, and what is drawn later is shared, which
-    is where the low variance comes from. The cost need not be differentiable in the value.
+    one element changes at a time. Paths for n elements: Bernoulli, Poisson and Exponential 1 + n,
+    Gamma 1 + n (its concentration takes a score term), Normal 1 + 3n, V values 1 + V·n. The parts
+    are coupled with the sample where that is possible, and what is drawn later is shared, which is
+    where the low variance comes from. The cost need not be differentiable in the value.
 
     Raises EstimatorError for other distributions. (Mohamed et al. 2020, section 6 and table 1;
     Pflug 1989.)
@@ -95,8 +95,8 @@ def _decomposition_of(distribution: Any) -> Callable[[Any, Key], Decomposition] 
     import numpyro.distributions as dist
 
     known = {
-        dist.BernoulliProbs: _finite,
-        dist.BernoulliLogits: _finite,
+        dist.BernoulliProbs: _bernoulli,
+        dist.BernoulliLogits: _bernoulli,
         dist.CategoricalProbs: _finite,
         dist.CategoricalLogits: _finite,
         dist.Normal: _normal,
@@ -105,6 +105,13 @@ def _decomposition_of(distribution: Any) -> Callable[[Any, Key], Decomposition] 
         dist.Exponential: _exponential,
     }
     return next((known[kind] for kind in type(distribution).__mro__ if kind in known), None)
+
+
+def _bernoulli(d: Any, key: Key) -> Decomposition:
+    """∂p/∂p_1 = δ_1 − δ_0: the value that was drawn against the other one."""
+    value = d.sample(key)
+    one = jnp.exp(d.log_prob(jnp.ones_like(value)))
+    return value, [WeakDerivative(one, 2.0 * value - 1.0, None, 1 - value)], jnp.zeros(())
 
 
 def _finite(d: Any, key: Key) -> Decomposition:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
+import jax
+
 from bayesft.base import Guide, Key, Prior, Prompt
-from bayesft.errors import EstimatorError, GuideError, TargetError
+from bayesft.errors import EstimatorError, GuideError, MeshError, TargetError
 from bayesft.priors.shaped import Shaped
 from bayesft.program.context import Proposal, Requirement
 from bayesft.target import Target
@@ -70,6 +72,16 @@ def check_claim(
             "draws.",
             cause=f"steps_per_recording={steps_per_recording} beside require={require!r}.",
             remedy="use steps_per_recording=1, or leave out require=.",
+        )
+
+
+def check_overlap(overlap: bool) -> None:
+    if overlap and jax.process_count() > 1:
+        raise MeshError(
+            f"overlap=True in {jax.process_count()} processes.",
+            cause="evidence is exchanged between processes, which a thread would do in another "
+            "order than the models do, and so wait forever.",
+            remedy="leave out overlap= on several hosts.",
         )
 
 

@@ -183,7 +183,7 @@ def figure(results: dict) -> str:
                 axis.axhline(level, color=MUTED, linestyle=":", label="posterior")
             axis.set_ylabel(label)
             if quantity.endswith("kl"):
-                axis.set_yscale("log")
+                axis.set_yscale("symlog")
         found.axes[0].legend(ncols=2, fontsize=8)
         found.axes[-1].set_xlabel("gradient steps")
     return found.svg
