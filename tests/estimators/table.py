@@ -306,8 +306,8 @@ def markdown(results, num_runs=NUM_RUNS):
         "Written by `tests/estimators/test_table.py`, run with `$BAYESFT_ESTIMATOR_TABLE` naming "
         "this file, not by hand; a run of some cells replaces those.",
         "",
-        f"A number says that the mean of {num_runs:,} or more values and gradients agreed with the exact "
-        "ones: it is the largest distance of a mean, in",
+        f"A number says that the mean of {num_runs:,} or more values and gradients agreed with the "
+        "exact ones: it is the largest distance of a mean, in",
         "standard errors (0.0: no noise). *refused* says that the distribution was refused with "
         "an error that names the choice.",
         "",
