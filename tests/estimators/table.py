@@ -251,6 +251,13 @@ REFUSED = [
 ]
 
 
+MORE_RUNS = {
+    ("moving_average", "normal", cond): 45_000,
+    ("learned_baseline", "normal", cond): 45_000,
+}
+"""Of the cells whose noise would hide a bias of the size that is looked for."""
+
+
 def is_slow(name, of, program):
     """Cells whose parts other cells hold: a nested program is a plate of scans of conds, the score
     estimators differ in what they subtract, whatever the distribution, and a beta variable is made
@@ -299,8 +306,8 @@ def markdown(results, num_runs=NUM_RUNS):
         "Written by `tests/estimators/test_table.py`, run with `$BAYESFT_ESTIMATOR_TABLE` naming "
         "this file, not by hand; a run of some cells replaces those.",
         "",
-        f"A number says that the mean of {num_runs:,} values and gradients agreed with the exact "
-        "ones: it is the largest distance of a mean, in",
+        f"A number says that the mean of {num_runs:,} or more values and gradients agreed with the "
+        "exact ones: it is the largest distance of a mean, in",
         "standard errors (0.0: no noise). *refused* says that the distribution was refused with "
         "an error that names the choice.",
         "",
