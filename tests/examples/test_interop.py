@@ -10,7 +10,6 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-@pytest.mark.slow  # each starts an interpreter and imports another library
 @pytest.mark.parametrize(
     ("name", "needs", "shown"),
     [
