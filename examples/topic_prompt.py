@@ -22,6 +22,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -194,7 +195,7 @@ def pets(completions: list[str]) -> list[float]:
     return [float(bool(re.search(r"\b(cat|dog)s?\b", text.lower()))) for text in completions]
 
 
-def fit(bound, params: dict, target: bft.Target, num_steps: int, rate: float, key, report):
+def fit(bound, params: Any, target: bft.Target, num_steps: int, rate: float, key, report):
     """Parameters after Adam, one recording a step."""
     optimizer = optax.chain(
         optax.clip_by_global_norm(5.0),

@@ -59,11 +59,10 @@ def canvases(file: str, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     counts = random.integers(0, 3, size)
     images = np.zeros((size, CANVAS, CANVAS), np.float32)
     for image, count in zip(images, counts, strict=True):
-        corners: list[np.ndarray] = []
-        while len(corners) < count:
-            corner = random.integers(0, CANVAS - WINDOW + 1, 2)
-            if all(np.abs(corner - other).max() >= WINDOW for other in corners):
-                corners.append(corner)
+        corners = random.integers(0, CANVAS - WINDOW + 1, (count, 2))
+        # All are drawn again: beside a digit in the middle there is no room for another.
+        while count == 2 and np.abs(corners[0] - corners[1]).max() < WINDOW:
+            corners = random.integers(0, CANVAS - WINDOW + 1, (count, 2))
         for top, left in corners:
             digit = digits[random.integers(len(digits))]
             image[top : top + WINDOW, left : left + WINDOW] += digit

@@ -22,6 +22,7 @@ import math
 import os
 import string
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +79,7 @@ OBJECTIVES = {
 }
 
 
-def train(objective, target: bft.Target, guide, num_steps: int, every: int, key):
+def train(objective: Any, target: bft.Target, guide, num_steps: int, every: int, key):
     """Yields (step, guide) before the first step and after every `every`-th."""
     estimator = bft.estimators.leave_one_out(NUM_LANES)
     optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(RATE))
@@ -196,7 +197,8 @@ def main() -> None:
     num_steps, every, num_samples, num_exact = (2, 2, 64, 8) if quick else (240, 20, 512, 512)
     target, keys = story_target(), jax.random.split(jax.random.key(0), 4)
     path = RESULTS / "collapse.json"
-    results = {"runs": {}} if quick or not path.is_file() else json.loads(path.read_text("utf-8"))
+    results: dict[str, Any] = {"runs": {}}
+    results = results if quick or not path.is_file() else json.loads(path.read_text("utf-8"))
     results |= {"beta": BETA, "tokens": NUM_TOKENS, "lanes": NUM_LANES, "rate": RATE}
     exact = bft.sample(target, bft.samplers.rejection(num_exact), keys[0])
     results["posterior"] = of_posterior(target, exact, num_exact, keys[1])

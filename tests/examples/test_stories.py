@@ -16,6 +16,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
     [
         ("mild_stories", ["toxic × 4", "mean P(toxic)", "8 independent runs"]),
         ("reward_posterior", ["posterior mean ± sd", "risk-averse", "sd of r over w"]),
+        ("topic_prompt", ["exact gradient", "guide after its fit", "= −log Z"]),
         ("half_girls", ["prior moment", "half girls, half boys", "fresh draws"]),
     ],
 )
