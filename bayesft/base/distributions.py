@@ -58,6 +58,8 @@ class Prior(abc.ABC):
     """V."""
     eos: tuple[int, ...]
     """The tokens that end a sequence; the first one is also the padding."""
+    reads_soft: bool = False
+    """Whether `Prompt.soft` is read; a guide that does not read it refuses such prompts."""
 
     @property
     def max_length(self) -> int | None:

@@ -31,6 +31,7 @@ from bayesft.sharding import gathered
 class DecoderPrior(TextPrior):
     """A prior whose next-token logits come from a decoder; subclasses say where its arrays are."""
 
+    reads_soft = True
     card: Card  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @abc.abstractmethod

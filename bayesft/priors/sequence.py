@@ -230,6 +230,12 @@ class BoundGuide:
     horizon: Horizon = dataclasses.field(metadata={"static": True})
 
     def __call__(self, x: Prompt) -> SequenceDistribution:
+        if x.soft is not None and not self.guide.reads_soft:
+            raise GuideError(
+                f"{type(self.guide).__name__} has no embeddings, and the prompt is a soft one.",
+                cause="Prompt.soft is for decoders; other priors would pass over it.",
+                remedy="use a language model's guide, or prompts of tokens alone.",
+            )
         return SequenceDistribution(self.guide, x, self.horizon)
 
     @property

@@ -38,7 +38,7 @@ def test_a_fitted_guide_proposes_and_is_certified(invoke, target, tmp_path):
     assert "rewards/brevity/mean" in text and "fit.num_samples" in text and "One day" in text
 
     # The same command goes on, here to one step more; another seed would be another fit.
-    options = (*target, *QUICK[:-1], 3, "--lora-rank", 2, "--run", run, "--resume")
+    options = (*target, *QUICK, "--steps", 3, "--lora-rank", 2, "--run", run, "--resume")
     longer = invoke("fit", *options, "--out", tmp_path / "longer")
     assert longer.exit_code == 0, longer.stderr
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import bayesft as bft
 from bayesft.base import Horizon, Prompt
-from bayesft.priors.sequence import SequenceDistribution
+from bayesft.errors import GuideError
+from bayesft.priors.sequence import SequenceDistribution, bind
 
 # Sums of at most 64 terms of size 1 in another order differ by about 64 · 2⁻²⁴ = 4e-6.
 TOLERANCE = dict(rtol=2e-5, atol=2e-5)
@@ -82,3 +84,10 @@ def test_lanes_may_have_soft_prompts_of_their_own(tiny):
     expected = (around[2] - around[0]) / 0.02
     np.testing.assert_allclose((slopes * direction).sum((1, 2)), expected, rtol=0.02, atol=0.01)
     assert not np.any(jax.jit(slope)(softs[0], keys()[0]))
+
+
+def test_a_guide_without_embeddings_refuses_it():
+    toy = bft.priors.markov(jnp.zeros(3), jnp.zeros((3, 3)), eos=2)
+    soft = Prompt(HARD.tokens[0], HARD.length[0], HARD.id[0], soft=jnp.zeros((1, 4)))
+    with pytest.raises(GuideError, match="no embeddings"):
+        bind(bft.trainable(toy), Horizon(4))(soft)
