@@ -147,6 +147,8 @@ def fit(
                 refuse_nan(values, step)
             skipped = num_nan(values)
             state = state.after(params, opt, recording.states, pending, nan=skipped > 0)
+            if skipped:
+                state = recorder.renewed(state)
             seconds = time.perf_counter() - started
             moment = Moment(guide, params, recording, data)
             info = step_info(step, num_steps, values, seconds, moment, opt, history)

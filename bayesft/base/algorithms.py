@@ -75,6 +75,9 @@ class StatefulEstimator(ScoreEstimator):
     is made of it depends on no lane's choice.
     """
 
+    on_policy: bool = False
+    """Whether what is stored belongs to the parameters at which the recording was made."""
+
     @abc.abstractmethod
     def init(self) -> PyTree:
         """The state before the first step."""

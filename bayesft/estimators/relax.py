@@ -50,6 +50,7 @@ class Relax(StatefulEstimator):
     surrogate_fn: Callable[[PyTree, Array], Float[Array, ""]]
     params: PyTree
     optimizer: optax.GradientTransformation
+    on_policy = True  # s at z and z̃ has mean 0 only beside log p at the same parameters
 
     @property
     def claim(self) -> Claim:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 
 from bayesft.base import Estimator, Key, Prompt, PyTree
+from bayesft.errors import EstimatorError
 from bayesft.evidence.background import in_background
 from bayesft.fitting.state import FitState
 from bayesft.program.context import Findings, Proposal, Requirement
@@ -52,6 +54,14 @@ class Recorder:
         key, xs = self._prompts(0, args)
         one = jax.tree.map(lambda a: a[0], xs)
         self._findings = scout(self.program, self.estimator, (*args, one), require)
+        if self.ahead and self._findings.on_policy:
+            raise EstimatorError(
+                f"The estimator of {self._findings.on_policy[0]!r} needs recordings at the "
+                "parameters that they are replayed at.",
+                cause="overlap=True records one step ahead, and the control variate would no "
+                "longer have mean 0.",
+                remedy="leave out overlap=, or use leave_one_out or score_function.",
+            )
         states = self._findings.states
         self._first = self._begin(key, xs, args, states)
         return states, self._first if self.ahead else None
@@ -74,6 +84,16 @@ class Recorder:
         if following is not None and following.request is not None and not last:
             self._asked = in_background(answer, following.request, self.resolve)
         return pending.recording, following
+
+    def renewed(self, state: FitState) -> FitState:
+        """The state after a skipped step: what was begun with what that step taught estimators is
+        begun again, at the parameters as they are."""
+        if state.pending is None or state.pending.request is not None:
+            return state
+        args = self.args(state.params)
+        key, xs = self._prompts(int(state.step), args)
+        again = self._begin(key, xs, args, state.estimators)
+        return dataclasses.replace(state, pending=again)
 
     def _prompts(self, step: int, args: tuple) -> tuple[Key, Prompt]:
         keys = jax.random.split(jax.random.fold_in(self.key, step + 1))

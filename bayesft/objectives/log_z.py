@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bayesft.base import Guide, Horizon, Prompt, PyTree
+from bayesft.base import Guide, Horizon, Prior, Prompt, PyTree
 from bayesft.errors import GuideError
 from bayesft.target import Target
 
@@ -48,6 +48,13 @@ class GuideWithLogZ(Guide):
     @property
     def max_length(self) -> int | None:
         return self.guide.max_length
+
+    @property
+    def reads_soft(self) -> bool:
+        return self.guide.reads_soft
+
+    def prepared(self) -> Prior:
+        return self.guide.prepared()
 
     def start(self, xs: Prompt, num_particles: int, max_new_tokens: int):
         return self.guide.start(xs, num_particles, max_new_tokens)

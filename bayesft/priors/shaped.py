@@ -39,11 +39,15 @@ class Shaped(Prior):
             # Where the prior allows nothing else, the mask gives way: something has to be drawn.
             logits = jnp.where((left > -jnp.inf).any(-1, keepdims=True), left, logits)
         if self.top_p < 1:
-            ranked = jnp.flip(jnp.sort(jax.nn.softmax(logits), axis=-1), axis=-1)
-            before = jnp.cumsum(ranked, -1) - ranked
+            ranked = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
+            probs = jax.nn.softmax(ranked)
+            before = jnp.cumsum(probs, -1) - probs
             least = jnp.where(before < self.top_p, ranked, jnp.inf).min(-1, keepdims=True)
-            logits = jnp.where(jax.nn.softmax(logits) >= least, logits, -jnp.inf)
+            logits = jnp.where(logits >= least, logits, -jnp.inf)
         return logits
+
+    def prepared(self) -> Shaped:
+        return dataclasses.replace(self, prior=self.prior.prepared())
 
     def start(self, xs: Prompt, num_particles: int, max_new_tokens: int):
         state, logits = self.prior.start(xs, num_particles, max_new_tokens)
@@ -65,6 +69,10 @@ class Shaped(Prior):
 
     def token_logits(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, "T V"]:
         return self.shape(self.prior.token_logits(tokens, x))
+
+    @property
+    def reads_soft(self) -> bool:
+        return self.prior.reads_soft
 
     @property
     def vocab_size(self) -> int:

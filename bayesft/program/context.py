@@ -41,6 +41,8 @@ class Findings:
     """Whether choices or evidence must be known before a gradient step."""
     states: dict[str, PyTree] = dataclasses.field(default_factory=dict)
     """The first states of estimators that keep one, by choice."""
+    on_policy: list[str] = dataclasses.field(default_factory=list)
+    """The choices whose estimators need replays at the parameters of the recording."""
 
     @property
     def num_lanes(self) -> int:

@@ -185,6 +185,8 @@ def scout(
     for name, term in outcome.terms.items():
         if isinstance(term.estimator, StatefulEstimator):
             context.findings.states[name] = term.estimator.init()
+            if term.estimator.on_policy:
+                context.findings.on_policy.append(name)
     return context.findings
 
 

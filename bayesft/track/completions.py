@@ -11,6 +11,7 @@ from rich.text import Text
 
 from bayesft.fitting.completions import Completion
 from bayesft.fitting.info import StepInfo
+from bayesft.sharding import is_writer
 from bayesft.track.schedule import require_every
 
 HEADLINE = {"reward": "reward", "kl": "KL", "ess_share": "ESS"}
@@ -24,7 +25,7 @@ class CompletionsTable:
         self.every, self.num, self.console = every, num, console
 
     def __call__(self, info: StepInfo) -> None:
-        if info.due(self.every) and (rows := info.completions(self.num)):
+        if is_writer() and info.due(self.every) and (rows := info.completions(self.num)):
             self.console.print(completions_table(rows, headline(info)))
 
 

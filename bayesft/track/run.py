@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import json
+import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from jaxtyping import Float, Int
 
 from bayesft.errors import RunError
 from bayesft.fitting.info import StepInfo
+from bayesft.sharding import is_writer
 from bayesft.track.lines import Lines, read_lines
 from bayesft.track.schedule import require_every
 
@@ -28,28 +32,44 @@ class RunFolder:
     """A callback of `bft.fit` that writes into a folder."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], every: int, num: int):
-        self.folder, self.every, self.num = folder, every, num
-        try:
+        self.folder, self.config, self.every, self.num = folder, config, every, num
+        self._started = False
+        with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(
-                {"config": described(config), "environment": _environment()},
-                indent=2,
-                ensure_ascii=False,
-            )
-            (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise RunError(
-                f"The folder {folder} cannot be written: {error.strerror}.",
-                cause="a file of that name, or a place without permission.",
-                remedy="name another folder.",
-            ) from error
-        self._metrics, self._completions = Lines(folder / METRICS), Lines(folder / COMPLETIONS)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def __call__(self, info: StepInfo) -> None:
+        if not is_writer():
+            return
+        if not self._started:
+            self._start()
         if info.due(self.every) and (rows := info.completions(self.num)):
             shown = [dataclasses.asdict(row) for row in rows]
             self._completions.append({"step": info.step, "completions": shown})
         self._metrics.append({"step": info.step, "time": int(time.time()), **info.scalars})
+
+    def _start(self) -> None:
+        # With the first step, when the fit has found the folder's states to be its own.
+        text = {"config": described(self.config), "environment": _environment()}
+        with self._writing():
+            (self.folder / CONFIG).write_text(
+                json.dumps(text, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+        self._metrics = Lines(self.folder / METRICS)
+        self._completions = Lines(self.folder / COMPLETIONS)
+        self._started = True
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"The folder {self.folder} cannot be written: {error.strerror}.",
+                cause="a file of that name, or a place without permission.",
+                remedy="name another folder.",
+            ) from error
 
 
 def run(
@@ -105,7 +125,7 @@ def read_run(folder: str | Path) -> Run:
     if not (folder / METRICS).is_file():
         raise RunError(
             f"There is no run at {folder}: {METRICS} is missing.",
-            cause="another folder, or a fit without a tracker.",
+            cause="another folder, a fit without a tracker, or one before its first step.",
             remedy="name a folder that bft.track.run or `bayesft fit --run` wrote.",
         )
     metrics = read_lines(folder / METRICS)

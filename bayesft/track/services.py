@@ -8,6 +8,7 @@ from typing import Any
 
 from bayesft.errors import RunError
 from bayesft.fitting.info import StepInfo
+from bayesft.sharding import is_writer
 from bayesft.track.run import described
 
 
@@ -18,6 +19,8 @@ class Service:
         self.run = run
 
     def __call__(self, info: StepInfo) -> None:
+        if self.run is None:
+            return
         self.run.log(info.scalars, step=info.step)
         if info.last:
             self.run.finish()
@@ -55,6 +58,8 @@ def _service(module: str, project: str, name: Any, config: Any, options: dict[st
             cause="bayesft does not install it.",
             remedy=f"pip install {module}.",
         ) from error
+    if not is_writer():
+        return Service(None)
     return Service(
         library.init(project=project, name=name, config=described(config or {}), **options)
     )

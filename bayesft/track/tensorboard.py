@@ -9,6 +9,7 @@ from typing import Any
 
 from bayesft.errors import RunError
 from bayesft.fitting.info import StepInfo
+from bayesft.sharding import is_writer
 from bayesft.track.run import described
 
 
@@ -20,6 +21,8 @@ class TensorBoard:
         self._writer: Any = None
 
     def __call__(self, info: StepInfo) -> None:
+        if not is_writer():
+            return
         if self._writer is None:
             # What a killed process wrote past the checkpoint that the run goes on from is hidden.
             self._writer = self._make(str(self.folder), purge_step=info.step)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bayesft as bft
-from bayesft.base import Estimator, StatefulEstimator
+from bayesft.base import Estimator, ScoreEstimator, StatefulEstimator
 from bayesft.priors.sequence import bind
 from bayesft.program import record, replay_value_and_grad
 
@@ -130,13 +130,14 @@ def of_draws(estimator: Estimator, tokens: jax.Array) -> jax.Array:
     distribution = GUIDE(jax.tree.map(lambda a: a[0], xs))
     log_probs = jax.vmap(distribution.token_log_probs)(tokens)
     stateful = isinstance(estimator, StatefulEstimator)
+    recorded = isinstance(estimator, ScoreEstimator)  # others choose at every replay
     recording = record(
         bft.objectives.reverse_kl,
         jax.random.key(0),
         (GUIDE, TARGET),
         xs,
         estimator=estimator,
-        given={"y": (tokens[None], log_probs[None])},
+        given={"y": (tokens[None], log_probs[None])} if recorded else None,
         states={"y": (jnp.float32(1.0), jnp.float32(2.0))} if stateful else None,
     )
     with_params = lambda params: (GUIDE.with_params(params), TARGET)

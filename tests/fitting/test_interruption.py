@@ -163,6 +163,20 @@ def test_steps_with_nan_gradients_are_skipped_and_counted():
         fit(20, objective=objective)
 
 
+def test_a_skipped_step_teaches_a_recording_one_step_ahead_nothing():
+    def objective(guide, target, x):
+        y, log_q = bft.draw("y", guide(x), with_log_prob=True)
+        return log_q + jnp.where((y[0] == 0) & (y[1] == 0), jnp.nan, 0.0)
+
+    averaged = {"objective": objective, "estimator": bft.estimators.moving_average()}
+    for overlap in (False, True):
+        fitted = fit(30, **averaged, max_nan_steps=3, overlap=overlap)
+        skipped = np.asarray([info.metrics["skipped_updates"] for info in fitted.history])
+        assert skipped[:20].any() and not skipped.all()
+        last = fitted.history[int(np.flatnonzero(skipped == 0)[-1])]
+        assert np.isfinite(last.value) and last.step > np.argmax(skipped)
+
+
 def test_a_skipped_step_leaves_the_guide_and_more_than_allowed_are_an_error(tmp_path):
     objective = sometimes_nan(chance=False)
     start = bft.trainable(language()).params

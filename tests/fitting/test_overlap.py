@@ -7,6 +7,7 @@ import threading
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import optax
 import pytest
 from fitting.tiny import LOO, OPTIMIZER, count, fit, language, target
@@ -14,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 import bayesft as bft
 from bayesft.base import Horizon
-from bayesft.errors import ChoiceError
+from bayesft.errors import ChoiceError, EstimatorError
 from bayesft.fitting.order import Order
 from bayesft.priors.sequence import BoundGuide
 from bayesft.program import record, replay_value_and_grad
@@ -299,3 +300,16 @@ def test_objectives_without_evidence_in_python_overlap_too():
         )
     told = fit(6, estimator=moving, overlap=True)
     np.testing.assert_allclose(fitted.values, told.values, rtol=1e-5)
+
+
+def test_a_control_variate_of_the_recording_is_refused():
+    """That of relax has mean 0 only at the parameters that the choice was drawn at."""
+    relax = bft.estimators.relax(lambda params, z: params * z.sum(), jnp.float32(0.1))
+
+    def objective(guide, target, x):
+        probs = jax.nn.sigmoid(guide.params[".initial_logits"][0])
+        return 1.0 * bft.draw("b", numpyro.distributions.Bernoulli(probs=probs), relax)
+
+    with pytest.raises(EstimatorError, match="'b' needs recordings"):
+        fit(2, objective=objective, overlap=True)
+    fit(1, objective=objective)

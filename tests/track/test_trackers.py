@@ -234,6 +234,9 @@ def test_a_folder_without_a_run_says_so(tmp_path):
         with pytest.raises(RunError, match="no run at"):
             track.read_run(folder)
     track.run(tmp_path / "empty")
+    with pytest.raises(RunError, match="before its first step"):
+        track.read_run(tmp_path / "empty")
+    (tmp_path / "empty" / "metrics.jsonl").touch()
     with pytest.raises(RunError, match="no step yet"):
         track.read_run(tmp_path / "empty")
     (tmp_path / "empty" / "metrics.jsonl").write_text('{"step": 0}\n', encoding="utf-8")

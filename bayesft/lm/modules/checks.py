@@ -142,13 +142,18 @@ def _run(form: Form, logits_fn: LogitsFn, params: PyTree, rest: PyTree, tokens: 
 
 
 def _check_state(before: PyTree, after: PyTree) -> None:
-    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
-        if not jnp.issubdtype(old.dtype, jax.dtypes.prng_key) and not np.array_equal(old, new):
-            raise _refusal(
-                "The module changes its own state when it is called.",
-                "dropout that draws, batch normalisation that learns, or a cache",
-                "call module.eval() first; give a cache through init= and step=",
-            )
+    def same(old: Array, new: Array) -> bool:
+        return jnp.issubdtype(old.dtype, jax.dtypes.prng_key) or np.array_equal(old, new)
+
+    if jax.tree.structure(before) == jax.tree.structure(after) and all(
+        jax.tree.leaves(jax.tree.map(same, before, after))
+    ):
+        return
+    raise _refusal(
+        "The module changes its own state when it is called.",
+        "dropout that draws, batch normalisation that learns, values that are sown, or a cache",
+        "call module.eval() first; give a cache through init= and step=",
+    )
 
 
 class _Far:
