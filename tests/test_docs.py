@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = {page.stem: page.read_text("utf-8") for page in sorted((REPOSITORY / "docs").glob("*.md"))}
 PAGE, ESTIMATORS = PAGES["samplers"], PAGES["estimators"]
 BLOCKS = {name: re.findall(r"```python\n(.*?)```", page, re.DOTALL) for name, page in PAGES.items()}
-ELSEWHERE = {"interop", "watching"}  # in tests/interop, beside the libraries, and below
+ELSEWHERE = {"interop", "many_devices", "watching"}  # tests/interop, tests/sharding, and below
 RUNNING = [
     n for n, blocks in BLOCKS.items() if blocks and ">>>" not in blocks[0] and n not in ELSEWHERE
 ]
