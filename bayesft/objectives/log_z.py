@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +10,13 @@ from jaxtyping import Array, Float, Int
 
 from bayesft.base import Guide, Horizon, Prior, Prompt, PyTree
 from bayesft.errors import GuideError
+from bayesft.priors.wrapped import Wrapped
 from bayesft.target import Target
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class GuideWithLogZ(Guide):
+class GuideWithLogZ(Wrapped, Guide):
     """A guide and one log Z_ψ(x) per prompt; as a distribution it is the guide."""
 
     guide: Guide
@@ -38,20 +37,8 @@ class GuideWithLogZ(Guide):
         return jnp.where(mine.any(), jnp.where(mine, self.log_zs, 0.0).sum(), jnp.nan)
 
     @property
-    def vocab_size(self) -> int:
-        return self.guide.vocab_size
-
-    @property
-    def eos(self) -> tuple[int, ...]:
-        return self.guide.eos
-
-    @property
-    def max_length(self) -> int | None:
-        return self.guide.max_length
-
-    @property
-    def reads_soft(self) -> bool:
-        return self.guide.reads_soft
+    def inner(self) -> Prior:
+        return self.guide
 
     def prepared(self) -> Prior:
         return self.guide.prepared()
@@ -70,21 +57,6 @@ class GuideWithLogZ(Guide):
 
     def token_logits(self, tokens: Int[Array, " T"], x: Prompt):
         return self.guide.token_logits(tokens, x)
-
-    def encode(self, prompt: Any) -> list[int]:
-        return self.guide.encode(prompt)
-
-    def encode_completion(self, text: str) -> list[int]:
-        return self.guide.encode_completion(text)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        return self.guide.decode(tokens)
-
-    def token_bytes(self) -> Sequence[bytes | None]:
-        return self.guide.token_bytes()
-
-    def enumerate(self, max_new_tokens: int):
-        return self.guide.enumerate(max_new_tokens)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def with_log_z(guide: Guide, target: Target, initial: float = 0.0) -> GuideWithLogZ:

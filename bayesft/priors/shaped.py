@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +12,22 @@ from jaxtyping import Array, Float, Int
 
 from bayesft.base import Guide, Horizon, Prior, Prompt, PyTree
 from bayesft.errors import GuideError, TargetError
+from bayesft.priors.wrapped import Wrapped
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Shaped(Prior):
+class Shaped(Wrapped):
     """q(v | prefix) ∝ π(v | prefix)^(1/temperature) on the tokens that top-p and mask leave."""
 
     prior: Prior
     temperature: float = dataclasses.field(metadata={"static": True})
     top_p: float = dataclasses.field(metadata={"static": True})
     banned: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def inner(self) -> Prior:
+        return self.prior
 
     @property
     def truncates(self) -> bool:
@@ -69,37 +73,6 @@ class Shaped(Prior):
 
     def token_logits(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, "T V"]:
         return self.shape(self.prior.token_logits(tokens, x))
-
-    @property
-    def reads_soft(self) -> bool:
-        return self.prior.reads_soft
-
-    @property
-    def vocab_size(self) -> int:
-        return self.prior.vocab_size
-
-    @property
-    def eos(self) -> tuple[int, ...]:
-        return self.prior.eos
-
-    @property
-    def max_length(self) -> int | None:
-        return self.prior.max_length
-
-    def encode(self, prompt: Any) -> list[int]:
-        return self.prior.encode(prompt)
-
-    def encode_completion(self, text: str) -> list[int]:
-        return self.prior.encode_completion(text)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        return self.prior.decode(tokens)
-
-    def token_bytes(self) -> Sequence[bytes | None]:
-        return self.prior.token_bytes()
-
-    def enumerate(self, max_new_tokens: int):
-        return self.prior.enumerate(max_new_tokens)  # pyright: ignore[reportAttributeAccessIssue]
 
     def trainable(self) -> Guide:
         raise GuideError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from jaxtyping import Array, Int
 
 from bayesft.base import Guide, Horizon, Prior, Prompt, PyTree
 from bayesft.errors import GuideError
+from bayesft.priors.wrapped import Wrapped
 
 
 def trainable(prior: Prior) -> Guide:
@@ -30,7 +30,7 @@ def trainable(prior: Prior) -> Guide:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ParametricGuide(Guide):
+class ParametricGuide(Wrapped, Guide):
     """A prior split into trainable arrays and the rest; everything else is the prior's own."""
 
     params: dict[str, Array]  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -64,16 +64,8 @@ class ParametricGuide(Guide):
         return ParametricGuide(params, self.template)
 
     @property
-    def vocab_size(self) -> int:
-        return self.template.vocab_size
-
-    @property
-    def eos(self) -> tuple[int, ...]:
-        return self.template.eos
-
-    @property
-    def max_length(self) -> int | None:
-        return self.template.max_length
+    def inner(self) -> Prior:
+        return self.template
 
     def start(self, xs: Prompt, num_particles: int, max_new_tokens: int):
         state, logits = self.prior.start(xs, num_particles, max_new_tokens)
@@ -87,18 +79,3 @@ class ParametricGuide(Guide):
 
     def token_log_probs(self, tokens: Int[Array, " T"], x: Prompt, horizon: Horizon):
         return self.prior.token_log_probs(tokens, x, horizon)
-
-    def encode(self, prompt: Any) -> list[int]:
-        return self.template.encode(prompt)
-
-    def encode_completion(self, text: str) -> list[int]:
-        return self.template.encode_completion(text)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        return self.template.decode(tokens)
-
-    def token_bytes(self) -> Sequence[bytes | None]:
-        return self.template.token_bytes()
-
-    def enumerate(self, max_new_tokens: int):
-        return self.template.enumerate(max_new_tokens)  # pyright: ignore[reportAttributeAccessIssue]
