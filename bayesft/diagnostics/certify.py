@@ -17,6 +17,7 @@ from bayesft.diagnostics.posterior import draw_posterior, given_draws
 from bayesft.draws import Draws, effective_sample_size
 from bayesft.errors import GuideError, SamplerError
 from bayesft.priors import scoring
+from bayesft.priors.validation import require_vocabulary
 from bayesft.samplers.plain import sample_keys
 from bayesft.samplers.validation import require_count
 from bayesft.target import Target
@@ -283,16 +284,9 @@ def _check(target: Target, guide: Prior, proposal: Prior | None, level: float) -
             cause="a whole fit was passed, or the arguments are swapped.",
             remedy="call bft.certify(target, fitted.guide, key).",
         )
-    for other in (guide, proposal):
-        if other is None:
-            continue
-        theirs, ours = (other.vocab_size, other.eos), (target.prior.vocab_size, target.prior.eos)
-        if theirs != ours:
-            raise GuideError(
-                f"The guide has (V, EOS) = {theirs}, the target's prior {ours}.",
-                cause="guide and prior come from different models.",
-                remedy="make the guide from target.prior: bft.lm.lora or bft.trainable.",
-            )
+    require_vocabulary("The guide", guide, target.prior, GuideError)
+    if proposal is not None:
+        require_vocabulary("The proposal", proposal, target.prior, GuideError)
     if not 0 < level < 1:
         raise SamplerError(
             f"level={level} is not between 0 and 1.",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from bayesft.base import Prior
 from bayesft.draws import Draws
 from bayesft.errors import DiagnosticError
+from bayesft.priors.validation import require_vocabulary
 from bayesft.target import Target
 
 
@@ -14,14 +15,8 @@ def require_belonging(
     target: Target, guides: Mapping[str, Prior], draws: Mapping[str, Draws]
 ) -> None:
     """Raises DiagnosticError for a guide of another vocabulary and for draws of other shapes."""
-    ours = (target.prior.vocab_size, target.prior.eos)
     for name, guide in guides.items():
-        if (theirs := (guide.vocab_size, guide.eos)) != ours:
-            raise DiagnosticError(
-                f"The guide {name!r} has (V, EOS) = {theirs}, the target's prior {ours}.",
-                cause="guide and prior come from different models.",
-                remedy="make the guide from target.prior: bft.lm.lora or bft.trainable.",
-            )
+        require_vocabulary(f"The guide {name!r}", guide, target.prior, DiagnosticError)
     expected = (len(target.prompts), target.horizon.max_new_tokens)
     for name, each in draws.items():
         if (found := (each.tokens.shape[0], each.tokens.shape[2])) != expected:

@@ -9,6 +9,7 @@ import jax
 from bayesft.base import Guide, Key, Prior, Prompt
 from bayesft.errors import EstimatorError, GuideError, MeshError, TargetError
 from bayesft.priors.shaped import Shaped
+from bayesft.priors.validation import require_vocabulary
 from bayesft.program.context import Proposal, Requirement
 from bayesft.target import Target
 
@@ -28,13 +29,7 @@ def check_fit(target: Any, guide: Guide, objective: Any) -> None:
             remedy="pass bft.trainable(prior) or bft.lm.lora(lm, ...).",
         )
     if isinstance(target, Target):
-        theirs, ours = (guide.vocab_size, guide.eos), (target.prior.vocab_size, target.prior.eos)
-        if theirs != ours:
-            raise GuideError(
-                f"The guide has (V, EOS) = {theirs}, the target's prior {ours}.",
-                cause="guide and prior come from different models.",
-                remedy="make the guide from the target's prior, or one with the same tokenizer.",
-            )
+        require_vocabulary("The guide", guide, target.prior, GuideError)
     if isinstance(objective, Observing) and not isinstance(target, Target):
         raise TargetError(
             f"{objective} draws from its target, which is data here.",

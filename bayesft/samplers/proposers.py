@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from bayesft.base import Key, Prior, Prompt, PyTree
 from bayesft.errors import SamplerError
 from bayesft.priors.sequence import BoundGuide, bind, inverse_cdf
+from bayesft.priors.validation import require_vocabulary
 from bayesft.samplers.prefixes import Prefixes
 from bayesft.sharding import gathered
 from bayesft.target import Target
@@ -210,13 +211,7 @@ def fitting_guide(target: Target, proposal: Prior | BoundGuide | None) -> Prior 
         proposal = proposal.guide
     if proposal is None or proposal is prior:
         return None
-    theirs, ours = (proposal.vocab_size, proposal.eos), (prior.vocab_size, prior.eos)
-    if theirs != ours:
-        raise SamplerError(
-            f"The proposal has (V, EOS) = {theirs}, the prior {ours}.",
-            cause="a guide made from another model or tokenizer.",
-            remedy="make the guide from target.prior: bft.lm.lora or bft.trainable.",
-        )
+    require_vocabulary("The proposal", proposal, prior, SamplerError)
     needed = target.prompts.longest + horizon.max_new_tokens
     if proposal.max_length is not None and needed > proposal.max_length:
         raise SamplerError(
