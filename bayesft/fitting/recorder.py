@@ -45,7 +45,7 @@ class Recorder:
         self.resolve, self.key, self.ahead, self.waiting = resolve, key, ahead, waiting
         self._how = {"estimator": estimator, "proposal": proposal}
         self._findings: Findings | None = None
-        self._first: Pending | None = None
+        self._first: tuple[Key, Prompt] | None = None  # those of step 0, which may be draws
         self._asked: Future[Any] | None = None
 
     def start(self, params: PyTree, require: Requirement | None) -> tuple[States, Pending | None]:
@@ -63,16 +63,18 @@ class Recorder:
                 remedy="leave out overlap=, or use leave_one_out or score_function.",
             )
         states = self._findings.states
-        self._first = self._begin(key, xs, args, states)
-        return states, self._first if self.ahead else None
+        self._first = key, xs
+        return states, self._begin(key, xs, args, states) if self.ahead else None
 
     def take(self, state: FitState, *, last: bool) -> tuple[Recording, Pending | None]:
         """The recording of a state's next step, and what is under way for the step after it."""
         args, step = self.args(state.params), int(state.step)
-        pending = state.pending or (self._first if step == 0 else None)
+        first, self._first = self._first, None
+        pending = state.pending
         if pending is None:
-            pending = self._begin(*self._prompts(step, args), args, state.estimators)
-        following, self._first = None, None
+            prompts = first if first and step == 0 else self._prompts(step, args)
+            pending = self._begin(*prompts, args, state.estimators)
+        following = None
         if self.ahead:
             # Those of a recording that asks for nothing are known; others get theirs below.
             states = pending.recording.states
