@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pickle
 import statistics
 import time
 from collections.abc import Callable
@@ -38,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import optax
+from flax import serialization
 
 import bayesft as bft
 from bayesft.objectives.weights import draw_detached
@@ -285,6 +285,19 @@ def write(path: Path, data: bytes) -> None:
     os.replace(new, path)
 
 
+def save(path: Path, run: dict) -> None:
+    arrays, about = jax.device_get(run["arrays"]), {k: v for k, v in run.items() if k != "arrays"}
+    kept = {"arrays": serialization.to_state_dict(arrays), "about": json.dumps(about)}
+    write(path, serialization.msgpack_serialize(kept))
+
+
+def load(path: Path) -> dict:
+    kept = serialization.msgpack_restore(path.read_bytes())
+    params = initial_params(jax.random.key(0))
+    arrays = serialization.from_state_dict((params, OPTIMIZER.init(params)), kept["arrays"])
+    return {"arrays": jax.tree.map(jnp.asarray, arrays), **json.loads(kept["about"])}
+
+
 def save_results(update: dict) -> None:
     found = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
     write(RESULTS, (json.dumps(found | update, indent=1) + "\n").encode())
@@ -294,24 +307,24 @@ def train(method: str, minutes: float, max_steps: int, folder: Path) -> None:
     images, _ = canvases("mnist_train_12k.npz", NUM_IMAGES, 0)
     held_out, counts = canvases("mnist_test.npz", NUM_HELD_OUT, 1)
     images, held_out = jnp.asarray(images), jnp.asarray(held_out)
-    path, step = folder / f"{method}.pickle", train_step(method)
+    path, step = folder / f"{method}.msgpack", train_step(method)
     per_epoch = NUM_IMAGES // BATCH
     params = initial_params(jax.random.key(0))
-    run = {"params": params, "state": OPTIMIZER.init(params), "steps": 0, "seconds": 0.0}
+    run = {"arrays": (params, OPTIMIZER.init(params)), "steps": 0, "seconds": 0.0}
     run |= {"history": [], "step_seconds": []}
     if path.is_file():
-        run = jax.tree.map(lambda a: a, pickle.loads(path.read_bytes()))
+        run = load(path)
     started = time.perf_counter()
-    jax.block_until_ready(step(run["params"], run["state"], jax.random.key(9), images[:BATCH]))
+    jax.block_until_ready(step(*run["arrays"], jax.random.key(9), images[:BATCH]))
     first_call, values = time.perf_counter() - started, []
 
     def checkpoint() -> None:
-        found = np.asarray(counted(run["params"], held_out))
+        found = np.asarray(counted(run["arrays"][0], held_out))
         accuracy = float(np.mean(found == counts))
         epoch_seconds = per_epoch * statistics.median(run["step_seconds"])
         bound = float(np.mean(values)) if values else None
         run["history"].append([run["seconds"], run["steps"], accuracy, bound])
-        write(path, pickle.dumps(jax.device_get(run)))
+        save(path, run)
         row = {"epoch_seconds": epoch_seconds, "first_call_seconds": first_call}
         row |= {"seconds": run["seconds"], "steps": run["steps"], "count_accuracy": accuracy}
         row |= {"history of [seconds, steps, accuracy, bound]": run["history"]}
@@ -330,7 +343,8 @@ def train(method: str, minutes: float, max_steps: int, folder: Path) -> None:
         batch = images[order[at * BATCH : (at + 1) * BATCH]]
         key = jax.random.fold_in(jax.random.key(1), run["steps"])
         started = time.perf_counter()
-        run["params"], run["state"], value = step(run["params"], run["state"], key, batch)
+        *arrays, value = step(*run["arrays"], key, batch)
+        run["arrays"] = tuple(arrays)
         values.append(float(value))
         run["step_seconds"] = [*run["step_seconds"][-999:], time.perf_counter() - started]
         run["seconds"] += run["step_seconds"][-1]
@@ -347,10 +361,9 @@ def variance(folder: Path, num_draws: int, num_images: int = 16) -> None:
 
     Of the parameters of pres, and of all; at the enumeration's checkpoint, or the start.
     """
-    path = folder / "enumeration.pickle"
-    known = path.is_file()
-    run = pickle.loads(path.read_bytes()) if known else {"steps": 0}
-    params = run["params"] if known else initial_params(jax.random.key(0))
+    path = folder / "enumeration.msgpack"
+    run = load(path) if path.is_file() else {"steps": 0}
+    params = run["arrays"][0] if "arrays" in run else initial_params(jax.random.key(0))
     images = jnp.asarray(canvases("mnist_train_12k.npz", num_images, 2)[0])
     rows = {"at_steps_of_enumeration": run["steps"], "draws": num_draws, "batch": num_images}
     for method in METHODS:
