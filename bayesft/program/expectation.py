@@ -17,7 +17,7 @@ from bayesft.base import Estimator, Key, PyTree, StatefulEstimator
 from bayesft.errors import CostError, EstimatorError
 from bayesft.program import jumps
 from bayesft.program.context import Context, Findings, Mode, Requirement
-from bayesft.program.scope import Outcome, Scored, ScoreTerm, run_scope
+from bayesft.program.scope import Outcome, Scored, ScoreTerm, over_lanes, run_scope
 
 type States = dict[str, PyTree]
 """The states of a program's stateful estimators, by choice."""
@@ -102,7 +102,7 @@ class Expectation:
         def lane(lane_key: Key) -> Outcome:
             return run_program(self.program, lane_key, args, context)
 
-        outcome = jax.vmap(lane)(jax.random.split(key, num_lanes))
+        outcome = over_lanes(lane, jax.random.split(key, num_lanes))
         stored = prepare(outcome.terms, states)
         total = outcome.cost.sum() + surrogate(outcome.terms, stored)
         return total / num_lanes, updated(states, outcome.terms)

@@ -23,6 +23,7 @@ from bayesft.program.expectation import (
     surrogate,
     updated,
 )
+from bayesft.program.scope import over_lanes
 from bayesft.sharding import join, require_split, split_rows
 
 type Program = Callable[..., Array]
@@ -232,9 +233,8 @@ def _phase(program, estimator, proposal, keys, args, xs, data, states):
     context = Context(Mode.RECORD, estimator, proposal=proposal)
 
     def lanes(x, lane_keys, given):
-        outcome = jax.vmap(lambda k, g: run_program(program, k, (*args, x), context, g))(
-            lane_keys, given
-        )
+        run = lambda k, g: run_program(program, k, (*args, x), context, g)
+        outcome = over_lanes(run, lane_keys, given)
         stateful = {
             name: term
             for name, term in outcome.terms.items()
@@ -302,7 +302,7 @@ def replay_value_and_grad(
     def loss(params, xs, flat, weights):
         args = with_params(params)
         xs, flat, weights = split_rows((xs, flat, weights))
-        return jnp.sum(weights * jax.vmap(lambda x, rest: lane(args, x, *rest))(xs, flat))
+        return jnp.sum(weights * over_lanes(lambda x, rest: lane(args, x, *rest), xs, flat))
 
     gradient = jax.value_and_grad(loss)
     if count + padding == batch:
