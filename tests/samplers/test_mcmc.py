@@ -96,14 +96,20 @@ def test_python_evidence_is_called_once_per_step_for_all_chains():
     assert len(calls) == 1 + 5 and max(calls) == 12
 
 
-def test_jit_equals_eager():
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        [block_gibbs(1, 2), SUFFIX],
+        pytest.param(particle_gibbs(2, ess_threshold=1), marks=pytest.mark.slow),  # op by op
+    ],
+)
+def test_jit_equals_eager(kernel):
     target = Target(LANGUAGE, TOKEN_BY_TOKEN, max_new_tokens=2)
-    for kernel in ([block_gibbs(1, 2), SUFFIX], particle_gibbs(2, ess_threshold=1)):
-        draws = sample(target, mcmc(kernel, 2, 2), KEY)
-        with jax.disable_jit():
-            eager = sample(target, mcmc(kernel, 2, 2), KEY)
-        assert (draws.tokens == eager.tokens).all()
-        np.testing.assert_allclose(draws.log_prior, eager.log_prior, atol=1e-5)
+    draws = sample(target, mcmc(kernel, 2, 2), KEY)
+    with jax.disable_jit():
+        eager = sample(target, mcmc(kernel, 2, 2), KEY)
+    assert (draws.tokens == eager.tokens).all()
+    np.testing.assert_allclose(draws.log_prior, eager.log_prior, atol=1e-5)
 
 
 def test_one_trace_per_shape():
