@@ -87,8 +87,8 @@ def fit(
 
     Raises GuideError where the guide does not fit the target, HardConstraintError where the
     objective is infinite, FitError where it is NaN, EstimatorError where a claim falls short of
-    what is required, CheckpointError where a checkpoint is in use or of another fit, FitInterrupted
-    on SIGTERM, and whatever evidence raises.
+    what is required or a proposal has nothing to draw, CheckpointError where a checkpoint is in use
+    or of another fit, FitInterrupted on SIGTERM, and whatever evidence raises.
     """
     data = target.bind(guide) if isinstance(target, Empirical) else target
     check_fit(data, guide, objective)

@@ -137,7 +137,8 @@ def begin(
 ) -> Pending:
     """The first part of `record`: up to the end, or to the evidence that only Python can give."""
     if findings is None:
-        findings = scout(program, estimator, (*args, jax.tree.map(lambda a: a[0], xs)))
+        one = jax.tree.map(lambda a: a[0], xs)
+        findings = scout(program, estimator, (*args, one), proposal=proposal)
     keys = _lane_keys(key, xs.id, findings.num_lanes)
     require_split(keys.shape[0], keys.shape[1], "lanes")
     states = findings.states if states is None else states
