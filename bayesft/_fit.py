@@ -99,7 +99,7 @@ def fit(
         steps_per_recording=steps_per_recording,
         micro_batch=1 if micro_batch is None else micro_batch,
     )
-    check_claim(require, steps_per_recording, proposal and check_proposal(proposal, guide))
+    check_claim(require, steps_per_recording, proposal and check_proposal(proposal, data, guide))
     bound = bind(guide, data.horizon)
     frame = BoundGuide(guide.with_params(None), bound.horizon)
     order = Order(len(data.prompts), prompts_per_step, jax.random.fold_in(key, 0))

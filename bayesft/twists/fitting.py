@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from bayesft.base import Key, Prompt, PyTree, Sampler, Twist
 from bayesft.draws import Draws, effective_sample_size, normalised_weights
 from bayesft.errors import FitError, SamplerError, TargetError
+from bayesft.priors.validation import require_context
 from bayesft.target import Target
 from bayesft.twists.objective import TwistObjective
 from bayesft.twists.rollouts import Paths, Positives, Rollouts, beside, roll_out
@@ -200,7 +201,7 @@ def _check(target, twist, objective, num_steps, num_particles, prompts_per_step)
 
 
 def require_fit(target: Target, twist: Twist) -> None:
-    """Raise SamplerError for what is no twist, or one of another vocabulary or model."""
+    """Raise SamplerError for what is no twist, or one of another vocabulary, model or context."""
     if not isinstance(twist, Twist):
         raise SamplerError(
             f"A {type(twist).__name__} is not a twist.",
@@ -220,6 +221,7 @@ def require_fit(target: Target, twist: Twist) -> None:
             cause="a twist for another model: its vocabulary or hidden size differs.",
             remedy="make it from target.prior.",
         )
+    require_context("The twist", twist, target, SamplerError)
 
 
 def _usable(objective: TwistObjective, known: tuple[Array, Array] | None, alive: bool) -> bool:
