@@ -17,6 +17,7 @@ from jaxtyping import Array
 from bayesft.base import Checkpoint, Estimator, Guide, Key, Prompt
 from bayesft.fitting.checks import (
     Observing,
+    Preparing,
     check_claim,
     check_counts,
     check_fit,
@@ -131,6 +132,9 @@ def fit(
         estimators, pending = recorder.start(params, require)
         state = first_state(params, place(optimizer.init(params)), estimators, pending)
         state, history = keeper.resume(state, num_steps)
+        for callback in callbacks:
+            if isinstance(callback, Preparing):
+                callback.before_fit()
         for step in keeper.steps(len(history), num_steps):
             started = time.perf_counter()
             recording, pending = recorder.take(state, last=step + 1 == num_steps)

@@ -21,6 +21,13 @@ class Observing(Protocol):
     def observe(self, target: Target, guide: Guide, key: Key) -> Prompt: ...
 
 
+@runtime_checkable
+class Preparing(Protocol):
+    """A callback that has something to do, or to refuse, before the first step."""
+
+    def before_fit(self) -> None: ...
+
+
 def check_fit(target: Any, guide: Guide, objective: Any) -> None:
     if not isinstance(guide, Guide):
         raise GuideError(
