@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from bayesft.base import Key, Prompt, PyTree, Sampler, Twist
+from bayesft.base import InSteps, Key, Prompt, PyTree, Sampler, Step, Twist
 from bayesft.draws import Draws, effective_sample_size, normalised_weights
 from bayesft.errors import FitError, SamplerError, TargetError
 from bayesft.priors.validation import require_context
@@ -26,31 +26,20 @@ type PositiveDraws = Draws | Callable[[Any], Sampler]
 
 
 @dataclasses.dataclass(frozen=True)
-class TwistStep:
-    """What a step of `fit` reports: `value` is the objective's.
+class TwistStep(Step):
+    """What a step of `fit` reports.
 
     `metrics` holds `grad_norm`, and of the rollouts, as weighted draws of the target without any
     resampling, `ess_share` (of N) and `log_z` in nats, both meaned over the step's prompts.
     """
 
-    step: int
-    num_steps: int
-    value: float
-    metrics: dict[str, float]
-    seconds: float
-
 
 @dataclasses.dataclass(frozen=True)
-class FittedTwist:
+class FittedTwist(InSteps[TwistStep]):
     """A fitted twist and the history of its fit."""
 
     twist: Any
     history: list[TwistStep]
-
-    @property
-    def values(self) -> np.ndarray:
-        """The objective's value at every step, [num_steps]."""
-        return np.asarray([info.value for info in self.history])
 
 
 def fit(
