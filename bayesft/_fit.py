@@ -17,6 +17,7 @@ from jaxtyping import Array
 from bayesft.base import Checkpoint, Estimator, Guide, Key, Prompt
 from bayesft.fitting.checks import (
     Observing,
+    Preparing,
     check_claim,
     check_counts,
     check_fit,
@@ -87,8 +88,8 @@ def fit(
 
     Raises GuideError where the guide does not fit the target, HardConstraintError where the
     objective is infinite, FitError where it is NaN, EstimatorError where a claim falls short of
-    what is required, CheckpointError where a checkpoint is in use or of another fit, FitInterrupted
-    on SIGTERM, and whatever evidence raises.
+    what is required or a proposal has nothing to draw, CheckpointError where a checkpoint is in use
+    or of another fit, FitInterrupted on SIGTERM, and whatever evidence raises.
     """
     data = target.bind(guide) if isinstance(target, Empirical) else target
     check_fit(data, guide, objective)
@@ -99,7 +100,7 @@ def fit(
         steps_per_recording=steps_per_recording,
         micro_batch=1 if micro_batch is None else micro_batch,
     )
-    check_claim(require, steps_per_recording, proposal and check_proposal(proposal, guide))
+    check_claim(require, steps_per_recording, proposal and check_proposal(proposal, data, guide))
     bound = bind(guide, data.horizon)
     frame = BoundGuide(guide.with_params(None), bound.horizon)
     order = Order(len(data.prompts), prompts_per_step, jax.random.fold_in(key, 0))
@@ -131,6 +132,9 @@ def fit(
         estimators, pending = recorder.start(params, require)
         state = first_state(params, place(optimizer.init(params)), estimators, pending)
         state, history = keeper.resume(state, num_steps)
+        for callback in callbacks:
+            if isinstance(callback, Preparing):
+                callback.before_fit()
         for step in keeper.steps(len(history), num_steps):
             started = time.perf_counter()
             recording, pending = recorder.take(state, last=step + 1 == num_steps)

@@ -169,11 +169,11 @@ class Target:
         self.horizon = Horizon(max_new_tokens, eos)
         self._prompts: PromptSet | None = PromptSet(prior, prompts)
         self.evidence = self._declared(evidence)
-        needed = self._prompts.longest + max_new_tokens
-        if prior.max_length is not None and needed > prior.max_length:
+        if prior.max_length is not None and self.num_positions > prior.max_length:
             raise PromptError(
                 f"The longest prompt ({self._prompts.longest} tokens) and max_new_tokens="
-                f"{max_new_tokens} need {needed} positions; the model has {prior.max_length}.",
+                f"{max_new_tokens} need {self.num_positions} positions; the model has "
+                f"{prior.max_length}.",
                 cause="the context of the model is shorter than prompt plus completion.",
                 remedy=f"use max_new_tokens ≤ {prior.max_length - self._prompts.longest}, or "
                 "shorter prompts.",
@@ -232,6 +232,11 @@ class Target:
     def xs(self) -> Prompt:
         """The prompts' arrays, leading with [P]."""
         return self.prompts.xs
+
+    @property
+    def num_positions(self) -> int:
+        """Positions of a model's context that the longest prompt and completion take."""
+        return self.prompts.longest + self.horizon.max_new_tokens
 
     @property
     def hard(self) -> bool:

@@ -44,6 +44,7 @@ from bayesft.base.sequences import (
     pad_after_end,
     sequence_lengths,
 )
+from bayesft.base.steps import InSteps, Step
 from bayesft.base.twists import ShowsHidden, SteppedTwist, Twist, TwistHead
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "Guide",
     "Horizon",
     "HostEvidence",
+    "InSteps",
     "Key",
     "LeafEvidence",
     "MultiPathEstimator",
@@ -76,6 +78,7 @@ __all__ = [
     "ScoreEstimator",
     "ShowsHidden",
     "StatefulEstimator",
+    "Step",
     "SteppedTwist",
     "Sum",
     "Term",

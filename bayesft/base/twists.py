@@ -50,6 +50,11 @@ class Twist(abc.ABC):
     params: PyTree
     """Trainable arrays only."""
 
+    @property
+    def max_length(self) -> int | None:
+        """Longest prompt plus completion in tokens, or None where there is no limit of its own."""
+        return None
+
     @abc.abstractmethod
     def with_params(self, params: PyTree) -> Any:
         """The same twist with other parameters."""

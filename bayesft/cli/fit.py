@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bayesft.cli.names import DEFAULTS, ESTIMATORS, OBJECTIVES, build, choose, flag, lookup
+from bayesft.cli.objectives import OBJECTIVES, estimator_of, objective_of, require_consistent
 from bayesft.cli.options import RUN, FitOptions, Seed, TargetOptions, WatchOptions
 from bayesft.cli.output import require_writable
 
@@ -28,13 +28,6 @@ Out = Annotated[
 
 STATES = "states"
 """What keeps the states of a run, in its folder."""
-
-TAKES = {
-    "reverse-kl": ("estimator", "num_samples", "baseline"),
-    "forward-kl": ("particles",),
-    "mle": ("data",),
-}
-"""Which options go with which objective."""
 
 
 def fit(
@@ -57,7 +50,8 @@ def fit(
 
         bayesft fit --model path/to/model --objective mle --data demonstrations.jsonl --lora-rank 0 --out tuned
     """  # noqa: E501  (a command that can be copied stands on one line)
-    _require_consistent(target, fit)
+    require_consistent(fit)
+    _require_data(target, fit)
     require_writable(out, folder=True)
     _require_watchable(watch, fit, out)
 
@@ -73,7 +67,7 @@ def fit(
         guide_of = bft.trainable
     else:
         guide_of = lambda prior: bft.lm.lora(prior, rank=fit.lora_rank, key=jax.random.key(seed))
-    estimator = _estimator(fit)
+    objective, estimator = objective_of(fit), estimator_of(fit)
     report = Reporter()
     if fit.objective == "mle":
         declared, prior = _demonstrations(target, fit), load_model(target.model)
@@ -86,7 +80,7 @@ def fit(
         fitted = bft.fit(
             declared,
             guide_of(prior),
-            objective=_objective(fit),
+            objective=objective,
             estimator=estimator,
             optimizer=optax.adamw(fit.learning_rate),
             num_steps=fit.steps,
@@ -98,22 +92,15 @@ def fit(
     fitted.guide.save(out)
     values = fitted.values
     tail = max(1, len(values) // 10)
+    unit = OBJECTIVES[fit.objective].unit
     report.note(
         f"{fit.objective}: {values[:tail].mean():.3f} {sparkline(values, 24)} "
-        f"{values[-tail:].mean():.3f} nats (means over {tail} steps)"
+        f"{values[-tail:].mean():.3f}{unit and f' {unit}'} (means over {tail} steps)"
     )
     typer.echo(out)
 
 
-def _require_consistent(target: TargetOptions, fit: FitOptions) -> None:
-    choose(OBJECTIVES, fit.objective, "objective")
-    choose(ESTIMATORS, fit.estimator, "estimator")
-    for option in {option for options in TAKES.values() for option in options}:
-        given = getattr(fit, option) not in (None, "leave-one-out")
-        if given and option not in TAKES[fit.objective]:
-            raise typer.BadParameter(
-                f"{flag(option)} does not go with --objective {fit.objective}."
-            )
+def _require_data(target: TargetOptions, fit: FitOptions) -> None:
     if fit.objective != "mle":
         return
     if fit.data is None:
@@ -166,22 +153,6 @@ def _checkpoint(watch: WatchOptions) -> Any:
     from bayesft.io import checkpoint
 
     return None if watch.run is None else checkpoint(watch.run / STATES, watch.save_every)
-
-
-def _estimator(fit: FitOptions) -> Any:
-    if fit.objective != "reverse-kl":
-        return None
-    given = {"num_samples": fit.num_samples, "baseline": fit.baseline}
-    return build(ESTIMATORS, "estimator", fit.estimator, given)
-
-
-def _objective(fit: FitOptions) -> Any:
-    objective = lookup(OBJECTIVES[fit.objective])
-    if fit.objective != "forward-kl":
-        return objective
-    importance = lookup("samplers.importance")
-    num_particles = fit.particles or DEFAULTS["particles"]
-    return objective(lambda guide: importance(num_particles, proposal=guide))
 
 
 def _declare(target: TargetOptions) -> bft.Target:

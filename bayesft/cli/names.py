@@ -46,18 +46,22 @@ RESAMPLING = {
 
 ESTIMATORS = {
     "leave-one-out": Member("estimators.leave_one_out", {"num_samples": "num_samples"}),
+    "moving-average": Member("estimators.moving_average", {"decay": "decay"}),
     "score-function": Member("estimators.score_function", {"baseline": "baseline"}),
+    "vimco": Member("estimators.vimco", {}),
 }
-
-OBJECTIVES = {
-    "reverse-kl": "objectives.reverse_kl",
-    "forward-kl": "objectives.forward_kl",
-    "mle": "objectives.mle",
-}
+"""Those that differentiate a model's completions by options alone."""
 
 EOS_POLICIES = ("truncate", "condition", "force")
 
-DEFAULTS = {"particles": 128, "num_draws": 16, "n": 4, "num_samples": 8}
+DEFAULTS = {
+    "particles": 128,
+    "num_draws": 16,
+    "n": 4,
+    "num_samples": 8,
+    "alpha": 0.5,
+    "generator": "jensen-shannon",
+}
 """What a member gets where an option that it needs is not given."""
 
 

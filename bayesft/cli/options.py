@@ -160,21 +160,50 @@ class FitOptions:
     objective: Annotated[
         str,
         _option(
-            "`reverse-kl` minimises KL(q‖p*), `forward-kl` KL(p*‖q), `mle` −log q of the "
-            "completions in --data.",
+            "`reverse-kl` minimises KL(q‖p*), `forward-kl` KL(p*‖q), `f-divergence` D_f(p*,q), "
+            "`chi-upper-bound`, `iwae` and `renyi` bounds on log Z, `log-variance` Var[log q/p*], "
+            "`reweighted-wake-sleep` about KL(p*‖q), `mle` −log q of the completions in --data "
+            "(docs/objectives.md).",
             FIT,
             metavar="NAME",
         ),
     ] = "reverse-kl"
     estimator: Annotated[
-        str,
-        _option("reverse-kl: `leave-one-out` or `score-function`.", FIT, metavar="NAME"),
-    ] = "leave-one-out"
+        str | None,
+        _option(
+            "reverse-kl, f-divergence, chi-upper-bound: `leave-one-out`; iwae, renyi: `vimco`; or "
+            "for all of these `moving-average`, `score-function`. [default: the first]",
+            FIT,
+            metavar="NAME",
+        ),
+    ] = None
     num_samples: Annotated[
         int | None,
         _option(
-            "leave-one-out: completions per prompt and step. [default: 8]", FIT, metavar="N", min=2
+            "leave-one-out, iwae, renyi, log-variance, reweighted-wake-sleep: completions per "
+            "prompt and step. [default: 8]",
+            FIT,
+            metavar="N",
+            min=2,
         ),
+    ] = None
+    generator: Annotated[
+        str | None,
+        _option(
+            "f-divergence: its f, such as `squared-hellinger`. [default: jensen-shannon]",
+            FIT,
+            metavar="NAME",
+        ),
+    ] = None
+    order: Annotated[
+        float | None, _option("chi-upper-bound: its order. [default: 2]", FIT, metavar="X")
+    ] = None
+    alpha: Annotated[
+        float | None, _option("renyi: its order. [default: 0.5]", FIT, metavar="X")
+    ] = None
+    decay: Annotated[
+        float | None,
+        _option("moving-average: weight of the step before. [default: 0.9]", FIT, metavar="X"),
     ] = None
     baseline: Annotated[
         float | None, _option("score-function: constant baseline in nats.", FIT, metavar="X")

@@ -17,7 +17,7 @@ from bayesft.diagnostics.posterior import draw_posterior, given_draws
 from bayesft.draws import Draws, effective_sample_size
 from bayesft.errors import GuideError, SamplerError
 from bayesft.priors import scoring
-from bayesft.priors.validation import require_vocabulary
+from bayesft.priors.validation import require_stand_in
 from bayesft.samplers.plain import sample_keys
 from bayesft.samplers.validation import require_count
 from bayesft.target import Target
@@ -284,9 +284,9 @@ def _check(target: Target, guide: Prior, proposal: Prior | None, level: float) -
             cause="a whole fit was passed, or the arguments are swapped.",
             remedy="call bft.certify(target, fitted.guide, key).",
         )
-    require_vocabulary("The guide", guide, target.prior, GuideError)
+    require_stand_in("The guide", guide, target, GuideError)
     if proposal is not None:
-        require_vocabulary("The proposal", proposal, target.prior, GuideError)
+        require_stand_in("The proposal", proposal, target, GuideError)
     if not 0 < level < 1:
         raise SamplerError(
             f"level={level} is not between 0 and 1.",

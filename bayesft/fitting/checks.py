@@ -9,7 +9,7 @@ import jax
 from bayesft.base import Guide, Key, Prior, Prompt
 from bayesft.errors import EstimatorError, GuideError, MeshError, TargetError
 from bayesft.priors.shaped import Shaped
-from bayesft.priors.validation import require_vocabulary
+from bayesft.priors.validation import require_context, require_stand_in
 from bayesft.program.context import Proposal, Requirement
 from bayesft.target import Target
 
@@ -21,6 +21,13 @@ class Observing(Protocol):
     def observe(self, target: Target, guide: Guide, key: Key) -> Prompt: ...
 
 
+@runtime_checkable
+class Preparing(Protocol):
+    """A callback that has something to do, or to refuse, before the first step."""
+
+    def before_fit(self) -> None: ...
+
+
 def check_fit(target: Any, guide: Guide, objective: Any) -> None:
     if not isinstance(guide, Guide):
         raise GuideError(
@@ -29,7 +36,7 @@ def check_fit(target: Any, guide: Guide, objective: Any) -> None:
             remedy="pass bft.trainable(prior) or bft.lm.lora(lm, ...).",
         )
     if isinstance(target, Target):
-        require_vocabulary("The guide", guide, target.prior, GuideError)
+        require_stand_in("The guide", guide, target, GuideError)
     if isinstance(objective, Observing) and not isinstance(target, Target):
         raise TargetError(
             f"{objective} draws from its target, which is data here.",
@@ -38,7 +45,7 @@ def check_fit(target: Any, guide: Guide, objective: Any) -> None:
         )
 
 
-def check_proposal(proposal: Proposal, guide: Guide) -> Prior:
+def check_proposal(proposal: Proposal, target: Any, guide: Guide) -> Prior:
     """What the guide's sequences are drawn from at the start."""
     found = proposal(guide)
     theirs = (found.vocab_size, found.eos) if isinstance(found, Prior) else None
@@ -49,6 +56,8 @@ def check_proposal(proposal: Proposal, guide: Guide) -> Prior:
             cause="it is no prior, or one of another vocabulary.",
             remedy="pass a function such as lambda guide: bft.priors.shaped(guide, top_p=0.95).",
         )
+    if isinstance(target, Target):
+        require_context("The proposal", found, target, GuideError)
     return found
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from bayesft.base import Guide, PyTree
+from bayesft.base import Guide, InSteps, PyTree, Step
 from bayesft.errors import FitError
 from bayesft.fitting.completions import Completion, first_completions
 from bayesft.fitting.metrics import learning_rate, measure
@@ -38,19 +37,13 @@ class Moment:
 
 
 @dataclasses.dataclass(frozen=True)
-class StepInfo:
-    """What a step of `fit` reports: `value` is the objective's, in nats (a bound or a divergence).
+class StepInfo(Step):
+    """What a step of `fit` reports: `value` is in nats, a bound or a divergence.
 
     `metrics` are listed in `bayesft.fitting.metrics`; a callback may `add` its own, which those
     after it see. `guide` and `completions` exist while the callbacks of the step run, and cost
     nothing unless they are asked for.
     """
-
-    step: int
-    num_steps: int
-    value: float
-    metrics: dict[str, float]
-    seconds: float
 
     @property
     def scalars(self) -> dict[str, float]:
@@ -124,13 +117,8 @@ def step_info(
 
 
 @dataclasses.dataclass(frozen=True)
-class Fitted:
+class Fitted(InSteps[StepInfo]):
     """A fitted guide and the history of its fit."""
 
     guide: Any
     history: list[StepInfo]
-
-    @property
-    def values(self) -> np.ndarray:
-        """The objective's value at every step, [num_steps]."""
-        return np.asarray([info.value for info in self.history])

@@ -53,7 +53,7 @@ class Recorder:
         args = self.args(params)
         key, xs = self._prompts(0, args)
         one = jax.tree.map(lambda a: a[0], xs)
-        self._findings = scout(self.program, self.estimator, (*args, one), require)
+        self._findings = scout(self.program, args=(*args, one), require=require, **self._how)
         if self.ahead and self._findings.on_policy:
             raise EstimatorError(
                 f"The estimator of {self._findings.on_policy[0]!r} needs recordings at the "

@@ -87,6 +87,7 @@ class DecoderPrior(TextPrior):
         self, xs: Prompt, num_particles: int, max_new_tokens: int
     ) -> tuple[DecodeState, Float[Array, "P N V"], Float[Array, "P N D"]]:
         """As `start`, with the normed hidden states that the logits are read from."""
+        self._require_room(xs, max_new_tokens)
         decoder = self.decoder()
         state, last = engine.start(decoder, xs, num_particles, max_new_tokens)
         logits, hidden = (
@@ -122,6 +123,7 @@ class DecoderPrior(TextPrior):
 
     def hidden_states(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, "T D"]:
         """Teacher-forced: row t is the normed hidden state that token t is drawn from."""
+        self._require_room(x, tokens.shape[0])
         decoder = self.decoder()
         hidden, prompt = engine.prefill(decoder, jax.tree.map(lambda a: a[None], x))
         if tokens.shape[0] == 1:
@@ -131,6 +133,24 @@ class DecoderPrior(TextPrior):
             tokens[None, None, :-1], positions[None, None], AfterPrompt(prompt)
         )
         return jnp.concatenate([hidden, after[0, 0]])
+
+    def _require_room(self, x: Prompt, num_tokens: int) -> None:
+        """Raise PromptError where a soft prompt may not fit; prompts of tokens, a target checks.
+
+        Their own lengths are not known inside jit, where soft prompts are made: padding counts.
+        """
+        if x.soft is None:
+            return
+        num_soft, size = x.soft.shape[-2], x.tokens.shape[-1]
+        if num_soft + size + num_tokens > self.max_length:
+            raise PromptError(
+                f"A soft prompt of {num_soft} embeddings, {size} tokens with their padding and "
+                f"{num_tokens} new ones need {num_soft + size + num_tokens} positions; {self.name} "
+                f"has {self.max_length}.",
+                cause="a soft prompt in front of a prompt that fills the context.",
+                remedy="use fewer embeddings or new tokens, or cut the padding: "
+                "x.tokens[:target.prompts.longest].",
+            )
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["weights"], meta_fields=["card"])

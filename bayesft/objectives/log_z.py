@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bayesft.base import Guide, Horizon, Prior, Prompt, PyTree
+from bayesft.base import Enumerable, Guide, Horizon, Prior, Prompt, PyTree
 from bayesft.errors import GuideError
-from bayesft.priors.wrapped import Wrapped
+from bayesft.priors.wrapped import Listed, Wrapped
 from bayesft.target import Target
 
 
@@ -29,7 +29,7 @@ class GuideWithLogZ(Wrapped, Guide):
 
     def with_params(self, params: PyTree) -> GuideWithLogZ:
         inner, log_zs = (None, None) if params is None else (params["guide"], params["log_z"])
-        return GuideWithLogZ(self.guide.with_params(inner), log_zs, self.ids)  # pyright: ignore[reportArgumentType]
+        return dataclasses.replace(self, guide=self.guide.with_params(inner), log_zs=log_zs)
 
     def log_z(self, x: Prompt) -> Float[Array, ""]:
         """log Z_ψ of a prompt in nats; NaN for one that the target did not have."""
@@ -59,6 +59,11 @@ class GuideWithLogZ(Wrapped, Guide):
         return self.guide.token_logits(tokens, x)
 
 
+@jax.tree_util.register_dataclass
+class ListedGuideWithLogZ(Listed, GuideWithLogZ):
+    """One around a guide whose sequences can be listed."""
+
+
 def with_log_z(guide: Guide, target: Target, initial: float = 0.0) -> GuideWithLogZ:
     """A guide for `trajectory_balance`: it learns log Z(x) in nats of every prompt of a target.
 
@@ -72,4 +77,5 @@ def with_log_z(guide: Guide, target: Target, initial: float = 0.0) -> GuideWithL
             remedy="pass bft.trainable(prior) or bft.lm.lora(lm, ...).",
         )
     ids = target.xs.id
-    return GuideWithLogZ(guide, jnp.full(ids.shape, float(initial)), ids)
+    kind = ListedGuideWithLogZ if isinstance(guide, Enumerable) else GuideWithLogZ
+    return kind(guide, jnp.full(ids.shape, float(initial)), ids)

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bayesft.base import Guide, Horizon, Prior, Prompt, PyTree
+from bayesft.base import Enumerable, Guide, Horizon, Prior, Prompt, PyTree
 from bayesft.errors import GuideError, TargetError
-from bayesft.priors.wrapped import Wrapped
+from bayesft.priors.wrapped import Listed, Wrapped
 
 
 @jax.tree_util.register_dataclass
@@ -82,6 +82,11 @@ class Shaped(Wrapped):
         )
 
 
+@jax.tree_util.register_dataclass
+class ListedShaped(Listed, Shaped):
+    """A shaped prior whose sequences can be listed."""
+
+
 def shaped(
     prior: Prior, *, temperature: float = 1.0, top_p: float = 1.0, banned: Sequence[int] = ()
 ) -> Shaped:
@@ -104,4 +109,5 @@ def shaped(
             remedy="use temperature > 0, 0 < top_p ≤ 1, and token ids below "
             f"{prior.vocab_size} in banned.",
         )
-    return Shaped(prior, float(temperature), float(top_p), tuple(map(int, banned)))
+    kind = ListedShaped if isinstance(prior, Enumerable) else Shaped
+    return kind(prior, float(temperature), float(top_p), tuple(map(int, banned)))

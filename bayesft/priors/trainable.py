@@ -1,4 +1,4 @@
-"""Any prior as a guide: its floating-point arrays become the parameters."""
+"""Priors as guides: of a stepped prior, the floating-point arrays become the parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from jaxtyping import Array, Int
 
 from bayesft.base import Guide, Horizon, Prior, Prompt, PyTree
 from bayesft.errors import GuideError
-from bayesft.priors.wrapped import Wrapped
+from bayesft.priors.stepped import SteppedPrior
+from bayesft.priors.wrapped import Listed
 
 
 def trainable(prior: Prior) -> Guide:
@@ -30,14 +31,14 @@ def trainable(prior: Prior) -> Guide:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ParametricGuide(Wrapped, Guide):
+class ParametricGuide(Listed, Guide):
     """A prior split into trainable arrays and the rest; everything else is the prior's own."""
 
     params: dict[str, Array]  # pyright: ignore[reportIncompatibleMethodOverride]
-    template: Prior
+    template: SteppedPrior
 
     @classmethod
-    def of(cls, prior: Prior) -> ParametricGuide:
+    def of(cls, prior: SteppedPrior) -> ParametricGuide:
         leaves, _ = jax.tree_util.tree_flatten_with_path(prior)
         params = {
             jax.tree_util.keystr(path): jnp.where(jnp.isneginf(leaf), 0.0, leaf)
@@ -64,7 +65,7 @@ class ParametricGuide(Wrapped, Guide):
         return ParametricGuide(params, self.template)
 
     @property
-    def inner(self) -> Prior:
+    def inner(self) -> SteppedPrior:
         return self.template
 
     def start(self, xs: Prompt, num_particles: int, max_new_tokens: int):

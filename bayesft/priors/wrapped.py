@@ -6,6 +6,9 @@ import abc
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+
 from bayesft.base import Prior
 
 
@@ -45,5 +48,9 @@ class Wrapped(Prior):
     def token_bytes(self) -> Sequence[bytes | None]:
         return self.inner.token_bytes()
 
-    def enumerate(self, max_new_tokens: int):
+
+class Listed(Wrapped):
+    """One around an `Enumerable` prior: a class of its own, so that `isinstance` tells."""
+
+    def enumerate(self, max_new_tokens: int) -> Int[np.ndarray, "M T"]:
         return self.inner.enumerate(max_new_tokens)

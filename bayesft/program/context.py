@@ -39,6 +39,8 @@ class Findings:
     """Whether a value carries a gradient along its path."""
     needs_recording: bool = False
     """Whether choices or evidence must be known before a gradient step."""
+    proposable: bool = False
+    """Whether a sequence is recorded, which a proposal may draw."""
     states: dict[str, PyTree] = dataclasses.field(default_factory=dict)
     """The first states of estimators that keep one, by choice."""
     on_policy: list[str] = dataclasses.field(default_factory=list)

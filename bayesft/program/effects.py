@@ -349,6 +349,8 @@ def _score_choice(
     entry = scope.replay.get(name)
     recording = scope.context.mode is Mode.RECORD
     proposal, own = scope.context.proposal, None
+    if isinstance(distribution, Proposable) and not scope.context.in_branch:
+        scope.context.findings.proposable = True
     if entry is not None and not recording:
         value, recorded = entry["value"], entry["log_prob"]
         log_prob = _log_prob(distribution, value)
@@ -359,7 +361,7 @@ def _score_choice(
             own = entry["own_log_prob"]
             log_prob = own = _log_prob(distribution, value) if own is None else own
             recorded = own if recorded is None else recorded
-    elif recording and proposal is not None and isinstance(distribution, Proposable):
+    elif scope.context.recording and proposal is not None and isinstance(distribution, Proposable):
         proposed = distribution.proposed_by(proposal)
         value, recorded = proposed.sample_and_token_log_probs(key)
         log_prob = own = _log_prob(distribution, value)

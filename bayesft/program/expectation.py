@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from bayesft.base import Estimator, Key, PyTree, StatefulEstimator
 from bayesft.errors import CostError, EstimatorError
 from bayesft.program import jumps
-from bayesft.program.context import Context, Findings, Mode, Requirement
+from bayesft.program.context import Context, Findings, Mode, Proposal, Requirement
 from bayesft.program.scope import Outcome, Scored, ScoreTerm, over_lanes, run_scope
 
 type States = dict[str, PyTree]
@@ -162,11 +162,13 @@ def scout(
     estimator: Estimator | None,
     args: tuple,
     require: Requirement | None = None,
+    proposal: Proposal | None = None,
 ) -> Findings:
     """What an abstract pass over a program finds out: its lanes, and whether it needs recording.
 
     The pass also refuses misplaced choices that eager tracing would hide, jumps on the paths of
-    reparameterised choices, and estimators that claim less than is required.
+    reparameterised choices, estimators that claim less than is required, and a proposal that has
+    nothing to draw.
     """
     if require not in (None, "unbiased", "exact"):
         raise EstimatorError(
@@ -187,6 +189,16 @@ def scout(
             context.findings.states[name] = term.estimator.init()
             if term.estimator.on_policy:
                 context.findings.on_policy.append(name)
+    if proposal is not None and not context.findings.proposable:
+        raise EstimatorError(
+            f"A proposal is given, and {getattr(program, '__name__', program)} draws no sequence "
+            "from it.",
+            cause="a proposal draws whole sequences that are recorded and weighed, those whose "
+            "estimator uses their score; mle and forward_kl make no choice, variational_smc draws "
+            "token by token, and enumerate draws nothing.",
+            remedy="leave out proposal=, or use such an objective and estimator: reverse_kl with "
+            "leave_one_out. The sampler of forward_kl takes a proposal of its own.",
+        )
     return context.findings
 
 

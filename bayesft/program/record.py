@@ -87,7 +87,6 @@ def record(
     xs: Prompt,
     *,
     estimator: Estimator | None = None,
-    findings: Findings | None = None,
     states: States | None = None,
     resolve: Resolver | None = None,
     proposal: Proposal | None = None,
@@ -98,18 +97,17 @@ def record(
     `resolve(ids, tokens, lengths)` evaluates evidence in Python: once per batch of P·K rows.
     Keys fold in the prompt's id. No gradients, and sampling and scoring in one pass. A program that
     makes no score-type choice and asks for no evidence has nothing to record: its replay does all.
-    `findings` saves the abstract pass where the program was scouted before; `states` are those of
-    the last recording, if there was one. Sequences are drawn from `proposal(their prior)`, if given
-    (`bft.priors.shaped` makes one), and recorded with its log-probs, so that replays weigh them.
+    `states` are those of the last recording, if there was one. Sequences are drawn from
+    `proposal(their prior)`, if given (`bft.priors.shaped` makes one), and recorded with its
+    log-probs, so that replays weigh them.
 
     Choices may be `given` by name, from data: values [P, K, ...] with the log-probs [P, K, ...] (of
     sequences per token) under which they were drawn, which replays weigh by. None for those that
     are unknown takes them as drawn from the program, which biases by what is unknown. Raises
-    ChoiceError for values that fit no choice.
+    ChoiceError for values that fit no choice, EstimatorError for a proposal with nothing to draw.
     """
     how = {"estimator": estimator, "proposal": proposal}
-    more = {"findings": findings, "states": states, "given": given}
-    pending = begin(program, key, args, xs, **more, **how)
+    pending = begin(program, key, args, xs, states=states, given=given, **how)
     while pending.request is not None:
         if resolve is None:
             raise ValueError("the program asks for evidence in Python; pass resolve=")
@@ -136,9 +134,13 @@ def begin(
     proposal: Proposal | None = None,
     given: Given | None = None,
 ) -> Pending:
-    """The first part of `record`: up to the end, or to the evidence that only Python can give."""
+    """The first part of `record`: up to the end, or to the evidence that only Python can give.
+
+    `findings` saves the abstract pass where the program was scouted before.
+    """
     if findings is None:
-        findings = scout(program, estimator, (*args, jax.tree.map(lambda a: a[0], xs)))
+        one = jax.tree.map(lambda a: a[0], xs)
+        findings = scout(program, estimator, (*args, one), proposal=proposal)
     keys = _lane_keys(key, xs.id, findings.num_lanes)
     require_split(keys.shape[0], keys.shape[1], "lanes")
     states = findings.states if states is None else states

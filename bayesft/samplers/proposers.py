@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from bayesft.base import Key, Prior, Prompt, PyTree
 from bayesft.errors import SamplerError
 from bayesft.priors.sequence import BoundGuide, bind, inverse_cdf
-from bayesft.priors.validation import require_vocabulary
+from bayesft.priors.validation import require_stand_in
 from bayesft.samplers.prefixes import Prefixes
 from bayesft.sharding import gathered
 from bayesft.target import Target
@@ -200,24 +200,15 @@ def fitting_guide(target: Target, proposal: Prior | BoundGuide | None) -> Prior 
     SamplerError where it is of another vocabulary, bound to another horizon, or its context is too
     short.
     """
-    prior, horizon = target.prior, target.horizon
     if isinstance(proposal, BoundGuide):
-        if proposal.horizon != bind(proposal.guide, horizon).horizon:
+        if proposal.horizon != bind(proposal.guide, target.horizon).horizon:
             raise SamplerError(
-                f"The proposal is bound to {proposal.horizon}, the target has {horizon}.",
+                f"The proposal is bound to {proposal.horizon}, the target has {target.horizon}.",
                 cause="the guide was fitted to a target with another horizon or EOS policy.",
                 remedy="pass the guide itself (`bound.guide`) to bind it to this target.",
             )
         proposal = proposal.guide
-    if proposal is None or proposal is prior:
+    if proposal is None or proposal is target.prior:
         return None
-    require_vocabulary("The proposal", proposal, prior, SamplerError)
-    needed = target.prompts.longest + horizon.max_new_tokens
-    if proposal.max_length is not None and needed > proposal.max_length:
-        raise SamplerError(
-            f"Prompt and completion need {needed} positions, the proposal has "
-            f"{proposal.max_length}.",
-            cause="the proposal's context is shorter than the prior's.",
-            remedy="use a proposal with a longer context, or a smaller max_new_tokens.",
-        )
+    require_stand_in("The proposal", proposal, target, SamplerError)
     return proposal

@@ -20,6 +20,7 @@ from bayesft.base import (
 )
 from bayesft.errors import SamplerError
 from bayesft.priors.sequence import BoundGuide, inverse_cdf
+from bayesft.priors.validation import require_context
 from bayesft.samplers.proposers import (
     Choice,
     Proposal,
@@ -122,11 +123,13 @@ class TiltedProposal(Proposal):
                 cause="a twist head on a prior that is not a language model.",
                 remedy="use a twist with a state of its own, such as bft.twists.model.",
             )
-        _require_vocabulary(self.twist, target)
+        if self.twist is not None:
+            _require_vocabulary(self.twist, target)
+            require_context("The twist", self.twist, target, SamplerError)
         return Tilted(prior, fitting_guide(target, self.guide), self.twist)
 
 
-def _require_vocabulary(twist: Twist | None, target: Target) -> None:
+def _require_vocabulary(twist: Twist, target: Target) -> None:
     vocab_size = target.prior.vocab_size
     try:
         if isinstance(twist, TwistHead):

@@ -7,7 +7,10 @@ import numpy as np
 
 from bayesft.base import Key
 from bayesft.diagnostics import Certificate, certify
+from bayesft.diagnostics.posterior import draw_posterior
+from bayesft.draws import Draws
 from bayesft.fitting.info import StepInfo
+from bayesft.samplers.validation import require_count
 from bayesft.target import Target
 from bayesft.track.schedule import require_every
 
@@ -18,20 +21,28 @@ class Certificates:
     """A callback of `bft.fit` that certifies the guide; `found` are the certificates by step."""
 
     def __init__(self, target: Target, every: int, key: Key, level: float, settings: dict):
-        self.target, self.every, self.key = target, every, key
+        self.target, self.every, self.keys = target, every, jax.random.split(key)
         self.level, self.settings = level, settings
         self.found: dict[int, Certificate] = {}
+        self._posterior: Draws | None = None
+
+    def before_fit(self) -> None:
+        """Draw from the posterior, the same draws wherever a fit is gone on with."""
+        if self._posterior is None:
+            self._posterior = draw_posterior(
+                self.target, self.keys[0], self.settings["num_repeats"], self.target.prior
+            )
 
     def __call__(self, info: StepInfo) -> None:
         if not info.due(self.every):
             return
-        before = next(iter(self.found.values()), None)
+        self.before_fit()  # where it is called by another loop than that of a fit
         certificate = certify(
             self.target,
             info.guide,
-            jax.random.fold_in(self.key, info.step),
+            jax.random.fold_in(self.keys[1], info.step),
             level=1 - (1 - self.level) / len(self.target.prompts),
-            posterior_draws=None if before is None else before.posterior_draws,
+            posterior_draws=self._posterior,
             **self.settings,
         )
         self.found[info.step] = certificate
@@ -62,9 +73,12 @@ def certificates(
     is the share of prompts whose upper limits are certified. The full certificates are in `.found`.
 
     A certificate costs 2·`num_particles`·`num_repeats` completions per prompt: give a few prompts,
-    `target.select([0, 1])`. Exact posterior draws are made once and serve every certificate. Stands
-    before the trackers that should log it. Raises like `bft.certify`.
+    `target.select([0, 1])`. Posterior draws are made before the first step and serve every
+    certificate. Stands before the trackers that should log it. Raises like `bft.certify`, before
+    the first step MeshError where the mesh of the fit cannot split the prompts.
     """
     require_every(every)
     settings = {"num_particles": num_particles, "num_repeats": num_repeats}
+    for name, count in settings.items():
+        require_count(name, count)
     return Certificates(target, every, key, level, settings)

@@ -14,9 +14,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from bayesft.base import Key, Prompt, PyTree, Sampler, Twist
+from bayesft.base import InSteps, Key, Prompt, PyTree, Sampler, Step, Twist
 from bayesft.draws import Draws, effective_sample_size, normalised_weights
 from bayesft.errors import FitError, SamplerError, TargetError
+from bayesft.priors.validation import require_context
 from bayesft.target import Target
 from bayesft.twists.objective import TwistObjective
 from bayesft.twists.rollouts import Paths, Positives, Rollouts, beside, roll_out
@@ -25,31 +26,20 @@ type PositiveDraws = Draws | Callable[[Any], Sampler]
 
 
 @dataclasses.dataclass(frozen=True)
-class TwistStep:
-    """What a step of `fit` reports: `value` is the objective's.
+class TwistStep(Step):
+    """What a step of `fit` reports.
 
     `metrics` holds `grad_norm`, and of the rollouts, as weighted draws of the target without any
     resampling, `ess_share` (of N) and `log_z` in nats, both meaned over the step's prompts.
     """
 
-    step: int
-    num_steps: int
-    value: float
-    metrics: dict[str, float]
-    seconds: float
-
 
 @dataclasses.dataclass(frozen=True)
-class FittedTwist:
+class FittedTwist(InSteps[TwistStep]):
     """A fitted twist and the history of its fit."""
 
     twist: Any
     history: list[TwistStep]
-
-    @property
-    def values(self) -> np.ndarray:
-        """The objective's value at every step, [num_steps]."""
-        return np.asarray([info.value for info in self.history])
 
 
 def fit(
@@ -200,7 +190,7 @@ def _check(target, twist, objective, num_steps, num_particles, prompts_per_step)
 
 
 def require_fit(target: Target, twist: Twist) -> None:
-    """Raise SamplerError for what is no twist, or one of another vocabulary or model."""
+    """Raise SamplerError for what is no twist, or one of another vocabulary, model or context."""
     if not isinstance(twist, Twist):
         raise SamplerError(
             f"A {type(twist).__name__} is not a twist.",
@@ -220,6 +210,7 @@ def require_fit(target: Target, twist: Twist) -> None:
             cause="a twist for another model: its vocabulary or hidden size differs.",
             remedy="make it from target.prior.",
         )
+    require_context("The twist", twist, target, SamplerError)
 
 
 def _usable(objective: TwistObjective, known: tuple[Array, Array] | None, alive: bool) -> bool:

@@ -22,6 +22,10 @@ class ModelTwist(SteppedTwist):
     def params(self) -> PyTree:
         return self.guide.params
 
+    @property
+    def max_length(self) -> int | None:
+        return self.guide.max_length
+
     def with_params(self, params: PyTree) -> ModelTwist:
         return ModelTwist(self.guide.with_params(params))
 

@@ -11,6 +11,7 @@ import bayesft as bft
 from bayesft.cli import names, stories
 from bayesft.cli.command import with_messages
 from bayesft.cli.functions import load_function
+from bayesft.cli.objectives import GENERATORS, OBJECTIVES
 from bayesft.cli.output import line_writer
 
 
@@ -42,13 +43,20 @@ def test_every_name_is_a_member_that_takes_its_options(invoke):
 
     text = " ".join(invoke("fit", "--help").stdout.replace("│", " ").split())
     text += " ".join(invoke("sample", "--help").stdout.replace("│", " ").split())
-    for table in (names.SAMPLERS, names.ESTIMATORS):
+    for table in (names.SAMPLERS, names.ESTIMATORS, OBJECTIVES):
         for name, member in table.items():
             assert name in text
             taken = inspect.signature(names.lookup(member.constructor)).parameters
             assert set(member.arguments.values()) <= set(taken)
-    for place in (*names.OBJECTIVES.values(), *names.RESAMPLING.values()):
+    for place in (*GENERATORS.values(), *names.RESAMPLING.values()):
         assert callable(names.lookup(place))
+    assert {name for each in OBJECTIVES.values() for name in each.estimators} == {*names.ESTIMATORS}
+    of_log_u = [
+        name
+        for name, fn in vars(bft.objectives.generators).items()
+        if inspect.isfunction(fn) and list(inspect.signature(fn).parameters) == ["log_u"]
+    ]
+    assert {name.replace("_", "-") for name in of_log_u} == {*GENERATORS}
     assert typing.get_args(bft.base.EosPolicy.__value__) == names.EOS_POLICIES
 
 

@@ -3,10 +3,16 @@
 import json
 import types
 
+import jax
+import numpy as np
+import optax
 import pytest
+from samplers.language import IN_PYTHON, LANGUAGE
 
+import bayesft as bft
 from bayesft.cli.fit import _trackers
-from bayesft.cli.options import WatchOptions
+from bayesft.cli.objectives import OBJECTIVES, estimator_of, objective_of, require_consistent
+from bayesft.cli.options import FitOptions, WatchOptions
 from bayesft.track.certificates import Certificates
 from bayesft.track.completions import CompletionsTable
 from bayesft.track.run import RunFolder
@@ -67,6 +73,32 @@ def test_all_parameters_make_a_model_folder(invoke, target, tmp_path):
     assert (out / "config.json").exists()
 
 
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "mle"])
+def test_every_objective_of_a_target_is_made_and_runs(objective):
+    """On a prior of three tokens, with every estimator that goes with it."""
+    target = bft.Target(LANGUAGE, IN_PYTHON, max_new_tokens=2)
+    for estimator in OBJECTIVES[objective].estimators or (None,):
+        fit = FitOptions(objective=objective, estimator=estimator)
+        require_consistent(fit)
+        args = {"key": jax.random.key(0), "optimizer": optax.sgd(0.1), "num_steps": 1}
+        made = {"objective": objective_of(fit), "estimator": estimator_of(fit)}
+        fitted = bft.fit(target, bft.trainable(LANGUAGE), **made, **args)
+        assert np.isfinite(fitted.values).all()
+
+
+def test_options_reach_the_objective():
+    made = lambda **given: objective_of(FitOptions(**given))
+    objectives = bft.objectives
+    assert made(objective="renyi", alpha=2.0, num_samples=4) == objectives.renyi(2.0, 4)
+    assert made(objective="chi-upper-bound", order=3.0) == objectives.chi_upper_bound(3.0)
+    pearson = objectives.f_divergence(objectives.generators.pearson)
+    assert made(objective="f-divergence", generator="pearson") == pearson
+    forward = made(objective="forward-kl", particles=3).sampler(None)
+    assert forward == bft.samplers.importance(3)
+    average = estimator_of(FitOptions(estimator="moving-average", decay=0.5))
+    assert average == bft.estimators.moving_average(0.5)
+
+
 def test_demonstrations_are_fitted_by_mle(invoke, model, tmp_path):
     data, out = tmp_path / "data.jsonl", tmp_path / "guide"
     rows = [{"prompt": "One day", "completion": " it rained."}] * 2
@@ -87,6 +119,9 @@ def test_demonstrations_are_fitted_by_mle(invoke, model, tmp_path):
         (("--particles", 4), "--particles does not go with --objective reverse-kl"),
         (("--estimator", "score-function", "--num-samples", 4), "--num-samples does not go with"),
         (("--objective", "forward-kl", "--num-samples", 4), "does not go with"),
+        (("--objective", "f-divergence", "--generator", "g"), "not one of jensen-shannon"),
+        (("--estimator", "vimco"), "which takes leave-one-out, moving-average, score-function"),
+        (("--objective", "log-variance", "--estimator", "vimco"), "which takes none"),
         (("--objective", "mle"), "needs completions"),
         (("--objective", "mle", "--data", __file__, "--reward", "math:sqrt"), "no evidence"),
         (("--num-samples", 1), "--num-samples"),

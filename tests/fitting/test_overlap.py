@@ -202,6 +202,13 @@ def test_a_fit_records_the_density_of_its_proposal(drawn):
     np.testing.assert_allclose(made.costs, recording.costs, atol=1e-6)
 
 
+def on_every_path(guide, target, x):
+    """Its sequence is drawn again on both sides of the coin, and not recorded."""
+    heads = bft.draw("heads", numpyro.distributions.Bernoulli(0.5), bft.estimators.enumerate())
+    _, log_q = bft.draw("y", guide(x), with_log_prob=True)
+    return heads * log_q
+
+
 def test_a_proposal_is_checked():
     with pytest.raises(bft.errors.EstimatorError, match="never drawn"):
         top_p = lambda guide: bft.priors.shaped(guide, top_p=0.9)
@@ -209,6 +216,9 @@ def test_a_proposal_is_checked():
     with pytest.raises(bft.errors.GuideError, match="makes a int of a guide"):
         fit(1, proposal=lambda guide: 1)
     warm = lambda guide: bft.priors.shaped(guide, temperature=1.5)
+    for unrecorded in (bft.objectives.forward_kl(bft.samplers.importance(4)), on_every_path):
+        with pytest.raises(bft.errors.EstimatorError, match="draws no sequence from it"):
+            fit(1, objective=unrecorded, proposal=warm)
     values = fit(3, proposal=warm, require="unbiased", overlap=True).values
     assert np.isfinite(values).all()
 

@@ -218,6 +218,9 @@ def test_half_precision_is_trained_in_float32():
     prior = bft.lm.from_module(Averages(dtype=jnp.bfloat16), eos=EOS, bos=0)
     guide = bft.trainable(prior)
     assert {leaf.dtype for leaf in jax.tree.leaves(guide.params)} == {jnp.dtype("float32")}
+    ahead = guide.prepared()  # cast once, ahead of a loop over tokens
+    jax.tree.map(np.testing.assert_array_equal, ahead.params, prior.params)
+    assert isinstance(ahead, type(prior))
     found, expected = (teacher_forced(p, prompts(), TOKENS) for p in (guide, prior))
     np.testing.assert_array_equal(found, expected)
 

@@ -9,7 +9,7 @@ import pytest
 
 import bayesft as bft
 from bayesft.base import Horizon, Prompt
-from bayesft.errors import GuideError
+from bayesft.errors import GuideError, PromptError
 from bayesft.priors.sequence import SequenceDistribution, bind
 
 # Sums of at most 64 terms of size 1 in another order differ by about 64 · 2⁻²⁴ = 4e-6.
@@ -91,3 +91,15 @@ def test_a_guide_without_embeddings_refuses_it():
     soft = Prompt(HARD.tokens[0], HARD.length[0], HARD.id[0], soft=jnp.zeros((1, 4)))
     with pytest.raises(GuideError, match="no embeddings"):
         bind(bft.trainable(toy), Horizon(4))(soft)
+
+
+def test_it_takes_positions_of_the_context(tiny):
+    """Positions past a learned table would be the last one's, without a word."""
+    soft = softened(tiny, HARD.tokens[:, 0])
+    longest = tiny.max_length - 1 - HARD.tokens.shape[1]
+    jax.eval_shape(lambda xs: tiny.start(xs, 1, longest)[1], soft)
+    x = jax.tree.map(lambda a: a[0], soft)
+    with pytest.raises(PromptError, match="1 embeddings, 4 tokens with their padding and 60 new"):
+        tiny.start(soft, 1, longest + 1)
+    with pytest.raises(PromptError, match="need 65 positions"):
+        tiny.token_log_probs(jnp.zeros(longest + 1, jnp.int32), x, Horizon(longest + 1))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jax.experimental import multihost_utils
 
 import bayesft as bft
@@ -169,6 +170,55 @@ def fit_an_adapter(mesh) -> Results:
     return results
 
 
+class Averages(nnx.Module):
+    """logits_t = W · tanh(mean of the embeddings up to t), with parameters that are split."""
+
+    def __init__(self):
+        rngs, normal = nnx.Rngs(0), nnx.initializers.normal(0.3)
+        self.embed = nnx.Embed(128, 64, embedding_init=normal, rngs=rngs)
+        self.out = nnx.Linear(64, 128, kernel_init=normal, rngs=rngs)
+
+    def read(self, total: jax.Array, count: jax.Array) -> jax.Array:
+        return self.out(jnp.tanh(total / count[..., None]))
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        total = jnp.cumsum(self.embed(tokens), axis=1)
+        return self.read(total, jnp.arange(1.0, tokens.shape[1] + 1)[None])
+
+
+def user_module() -> bft.base.Prior:
+    """A user's module that decodes by its own steps; its cache has an array and a scalar."""
+
+    def init(module, tokens, lengths, max_new_tokens):
+        real = jnp.arange(tokens.shape[1])[None] < lengths[:, None]
+        total = jnp.where(real[..., None], module.embed(tokens), 0.0).sum(1)
+        return {"total": total, "limit": jnp.int32(max_new_tokens)}, module.read(total, lengths)
+
+    def step(module, cache, tokens, positions):
+        total = cache["total"] + module.embed(tokens)
+        return cache | {"total": total}, module.read(total, positions + 1)
+
+    return bayesft.lm.from_module(Averages(), eos=2, init=init, step=step)
+
+
+def fit_a_user_module(mesh) -> Results:
+    """One prompt; SMC that proposes from the guide, and resamples, draws what it is fitted to."""
+    prior = user_module()
+    evidence = bft.evidence.prefix_potential(lambda state, token: (state, (token % 2) * 1.0), ())
+    target = bft.Target(prior, evidence, prompts=[[1, 5, 6]], max_new_tokens=NUM_TOKENS)
+    smc = lambda guide: bft.samplers.smc(16, proposal=guide, ess_threshold=1.0, every=1)
+    fitted = bft.fit(
+        target,
+        bft.trainable(prior),
+        objective=bft.objectives.forward_kl(smc),
+        optimizer=optax.sgd(1e-1),
+        num_steps=2,
+        key=jax.random.key(SEED),
+        mesh=mesh,
+    )
+    return _of_fit(fitted, bft.sharding.to_host)
+
+
 CASES = {
     case.__name__: case
     for case in (
@@ -177,6 +227,7 @@ CASES = {
         fit_all_parameters,
         fit_a_markov_guide,
         fit_an_adapter,
+        fit_a_user_module,
     )
 }
 """What gives the same numbers whatever the mesh."""
@@ -197,7 +248,9 @@ def layout(mesh) -> Results:
         )
         params = bft.sharding.place(lm.trainable().params)
         moments = optax.adam(1e-3).init(params)[0].mu
-    found["cache"] = _share(keys)
+        own = bft.Target(user_module(), prompts=[[1, 5, 6]], max_new_tokens=NUM_TOKENS)
+        cached = sampler.init(own, jax.random.key(SEED)).particles.models.cache
+    found["cache"], found["user's cache"] = _share(keys), _share(cached["total"])
     found["tokens"] = _share(state.particles.paths.tokens)
     for name, tree in (("params", params), ("moments", moments)):
         found[name] = np.asarray([_share(leaf) for leaf in jax.tree.leaves(tree)])

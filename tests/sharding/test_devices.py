@@ -19,7 +19,7 @@ from bayesft.samplers.resampling import draw_ancestors
 
 TOLERANCE = 64 * np.finfo(np.float32).eps
 """Of the largest entry: up to 4096 terms summed in another order differ by some √4096 roundings."""
-ON_FOUR = ("smc_from_a_guide", "fit_all_parameters", "fit_a_markov_guide")
+ON_FOUR = ("smc_from_a_guide", "fit_all_parameters", "fit_a_markov_guide", "fit_a_user_module")
 ON_TWO = ("smc_of_a_language_model", "fit_an_adapter")
 SECONDS = 600
 COLLECTIVE = re.compile(
@@ -139,7 +139,8 @@ def test_resampling_within_devices_is_caught():
 
 def test_a_device_holds_its_share(four):
     found = four()
-    assert found["layout/cache"] == 0.25  # particles over 2 × 2 devices
+    for name in ("cache", "user's cache"):
+        assert found[f"layout/{name}"] == 0.25  # particles over 2 × 2 devices
     assert found["layout/tokens"] == 1.0  # known everywhere
     # Matrices over the two devices of "fsdp", vectors whole.
     for name in ("params", "moments"):

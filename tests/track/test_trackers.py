@@ -11,12 +11,14 @@ import types
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 from rich.console import Console
 from track.watched import LANGUAGE, NUM_STEPS, TARGET, watched
 
 import bayesft as bft
 from bayesft import track
-from bayesft.errors import RunError
+from bayesft.errors import MeshError, RunError
+from bayesft.fitting.info import Moment, StepInfo
 from bayesft.testing import enumerate_target
 from bayesft.track.completions import completions_table, headline
 from bayesft.track.lines import Lines, read_lines
@@ -50,6 +52,19 @@ def fake_service(name):
     return module
 
 
+class Noting:
+    """A callback that notes when it is called."""
+
+    def __init__(self):
+        self.calls: list[object] = []
+
+    def before_fit(self):
+        self.calls.append("before")
+
+    def __call__(self, info):
+        self.calls.append(info.step)
+
+
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory):
     """A fit under all trackers at once."""
@@ -69,12 +84,14 @@ def everything(tmp_path_factory):
     run = track.run(folder, CONFIG, completions_every=3, num_completions=3)
     table = track.completions(every=2, num=2, console=screen)
     board = track.tensorboard(folder / "board", CONFIG)
-    fitted = watched(certificates, run, *services, table, board)
+    noting = Noting()
+    fitted = watched(certificates, run, *services, table, board, noting)
     return types.SimpleNamespace(
         fitted=fitted,
         folder=folder,
         services=services,
         certificates=certificates,
+        noting=noting,
         screen=screen.file.getvalue(),
     )
 
@@ -155,12 +172,39 @@ def test_certificates_hold_and_their_means_are_logged(everything):
     # The guide that is certified is the one after the step, and not, say, the one before the fit.
     settings = dict(level=found[4].level, num_particles=16, num_repeats=16)
     settings["posterior_draws"] = found[0].posterior_draws
+    step_key = jax.random.split(jax.random.key(1))[1]
     again, other = (
-        bft.certify(TARGET, guide, jax.random.fold_in(jax.random.key(1), 4), **settings)
+        bft.certify(TARGET, guide, jax.random.fold_in(step_key, 4), **settings)
         for guide in (everything.fitted.guide, bft.trainable(LANGUAGE))
     )
     np.testing.assert_array_equal(again.reverse_kl.upper, found[4].reverse_kl.upper)
     assert not np.allclose(other.reverse_kl.upper, found[4].reverse_kl.upper)
+
+
+def test_certificates_are_the_same_where_a_fit_is_gone_on_with(everything):
+    """Another process, which is called for the last step alone."""
+    resumed = track.certificates(
+        TARGET, 2, jax.random.key(1), level=0.8, num_particles=16, num_repeats=16
+    )
+    guide = everything.fitted.guide
+    info = StepInfo(NUM_STEPS - 1, NUM_STEPS, 0.0, {}, 1.0)
+    resumed(info.during(Moment(guide, guide.params, None, TARGET)))
+    found, expected = resumed.found[NUM_STEPS - 1], everything.certificates.found[NUM_STEPS - 1]
+    for name in ("log_z", "reverse_kl", "forward_kl"):
+        for limit in ("lower", "upper"):
+            np.testing.assert_array_equal(
+                *(getattr(getattr(each, name), limit) for each in (found, expected))
+            )
+
+
+def test_prompts_that_the_mesh_cannot_split_are_refused_before_the_first_step(
+    everything, monkeypatch
+):
+    assert everything.noting.calls == ["before", *range(NUM_STEPS)]
+    monkeypatch.setattr("bayesft.diagnostics.posterior.MAX_LISTED", 0)
+    mesh = AbstractMesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    with jax.sharding.use_abstract_mesh(mesh), pytest.raises(MeshError, match="2 prompts"):
+        track.certificates(TARGET, 2, jax.random.key(1)).before_fit()
 
 
 def test_the_table_shows_completions_every_few_steps(everything):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bayesft.base import PyTree
+from bayesft.sharding import copy_rows, join, split, split_prompts, split_rows, splits
 
 type LogitsFn = Callable[[Any, Array], Array]
 """(module, tokens [B, T]) -> logits [B, T, V]."""
@@ -60,10 +62,10 @@ class Recompute:
         self, module: Any, tokens: Array, length: Array, num_particles: int, max_new_tokens: int
     ) -> tuple[Written, Float[Array, "P N V"]]:
         width = self.width(tokens.shape[1], max_new_tokens)
-        rows = tokens[:, :width]
+        rows = split_prompts(tokens[:, :width], num_particles)
         logits = _at(self.logits_fn(module, rows), length - 1)
         rows = jnp.pad(rows, ((0, 0), (0, width - rows.shape[1])))
-        written = Written(_per_particle(rows, num_particles), length)
+        written = Written(join(_per_particle(rows, num_particles)), length)
         return written, _per_particle(logits, num_particles)
 
     def advance(
@@ -71,8 +73,9 @@ class Recompute:
     ) -> tuple[Written, Float[Array, "P N V"]]:
         num_prompts, num_particles, width = state.tokens.shape
         put = jax.vmap(lambda rows, at, new: rows.at[:, at].set(new, mode="drop"))
-        written = put(state.tokens, state.position, tokens)
-        logits = self.logits_fn(module, written.reshape(-1, width))
+        # Joined ahead of the split, or the partitioner would split what the tokens come from, too.
+        written = join(put(state.tokens, state.position, tokens))
+        logits = self.logits_fn(module, split_rows(written.reshape(-1, width)))
         logits = _at(logits, jnp.repeat(state.position, num_particles))
         return (
             Written(written, state.position + 1),
@@ -103,15 +106,19 @@ class Incremental:
     def start(
         self, module: Any, tokens: Array, length: Array, num_particles: int, max_new_tokens: int
     ) -> tuple[Carried, Float[Array, "P N V"]]:
-        cache, logits = self.init(module, tokens, length, max_new_tokens)
-        cache = _of_rows(lambda leaf: jnp.repeat(leaf, num_particles, axis=0), cache)
+        prompts = split_prompts((tokens, length), num_particles)
+        cache, logits = self.init(module, *prompts, max_new_tokens)
+        repeat = functools.partial(jnp.repeat, repeats=num_particles, axis=0)
+        cache = _of_rows(lambda rows: split_rows(jax.tree.map(repeat, rows)), cache)
         return Carried(cache, length), _per_particle(logits.astype(jnp.float32), num_particles)
 
     def advance(
         self, module: Any, state: Carried, tokens: Int[Array, "P N"]
     ) -> tuple[Carried, Float[Array, "P N V"]]:
         positions = jnp.repeat(state.position, tokens.shape[1])
-        cache, logits = self.step(module, state.cache, tokens.reshape(-1), positions)
+        rows = split(join(tokens)).reshape(-1)  # joined first: see Recompute
+        cache, logits = self.step(module, state.cache, rows, positions)
+        cache = _of_rows(split_rows, cache)
         logits = logits.astype(jnp.float32).reshape(*tokens.shape, -1)
         return Carried(cache, state.position + 1), logits
 
@@ -119,7 +126,13 @@ class Incremental:
         num_prompts, num_particles = ancestors.shape
         first = jnp.arange(num_prompts, dtype=ancestors.dtype) * num_particles
         sources = (ancestors + first[:, None]).reshape(-1)
-        return Carried(_of_rows(lambda leaf: leaf[sources], state.cache), state.position)
+
+        def move(rows: PyTree) -> PyTree:
+            if splits(sources.size):
+                return copy_rows(rows, sources)
+            return jax.tree.map(lambda leaf: leaf[sources], rows)
+
+        return Carried(_of_rows(move, state.cache), state.position)
 
 
 def _at(logits: Float[Array, "R W V"], position: Int[Array, " R"]) -> Float[Array, "R V"]:
@@ -131,5 +144,8 @@ def _per_particle(rows: Array, num_particles: int) -> Array:
     return jnp.broadcast_to(rows[:, None], (rows.shape[0], num_particles, *rows.shape[1:]))
 
 
-def _of_rows(fn: Callable[[Array], Array], cache: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: fn(leaf) if jnp.ndim(leaf) else leaf, cache)
+def _of_rows(fn: Callable[[PyTree], PyTree], cache: PyTree) -> PyTree:
+    """The cache with `fn` of its arrays, all at once; scalars stay."""
+    rows = fn(jax.tree.map(lambda leaf: leaf if jnp.ndim(leaf) else None, cache))
+    is_none = lambda leaf: leaf is None
+    return jax.tree.map(lambda new, old: old if new is None else new, rows, cache, is_leaf=is_none)

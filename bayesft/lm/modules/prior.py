@@ -22,6 +22,7 @@ from bayesft.lm.modules.decoding import Decoding, Incremental, InitFn, LogitsFn,
 from bayesft.lm.modules.form import Form, take_apart
 from bayesft.lm.text_prior import TextPrior
 from bayesft.lm.tokenizer import Tokenizer, read_tokenizer
+from bayesft.sharding import gathered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,8 @@ class ModulePrior(_OfModule):
     card: ModuleCard
 
     def module(self) -> Any:
-        return self.card.form.build(self.params, self.rest)
+        # Whole while they are used: how a module's products are split is not known here.
+        return self.card.form.build(gathered(self.params), self.rest)
 
     def trainable(self) -> ModuleGuide:
         """A guide that starts as this prior and whose parameters are the module's.
@@ -133,9 +135,16 @@ class ModuleGuide(_OfModule, Guide):
     """What each parameter is cast to where it is used."""
 
     def module(self) -> Any:
+        return self.module_prior().module()
+
+    def prepared(self) -> ModulePrior:
+        return gathered(self.module_prior())
+
+    def module_prior(self) -> ModulePrior:
+        """The guide as a fixed prior in the dtypes that it computes in."""
         leaves, tree = jax.tree.flatten(self.params)
         cast = [leaf.astype(dtype) for leaf, dtype in zip(leaves, self.dtypes, strict=True)]
-        return self.card.form.build(jax.tree.unflatten(tree, cast), self.rest)
+        return ModulePrior(jax.tree.unflatten(tree, cast), self.rest, self.card)
 
     def with_params(self, params: PyTree) -> ModuleGuide:
         return dataclasses.replace(self, params=params)
