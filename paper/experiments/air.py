@@ -18,7 +18,8 @@ and the guide looks at the image and at what it has drawn before through an LSTM
     python paper/experiments/air.py --variance                         # gradients at one checkpoint
 
 `--minutes` counts seconds of training steps, compiling and evaluation left out, over all runs of a
-method. Checkpoints lie in `--folder`; paper/results/air.json is written at every one.
+method. Checkpoints lie in `--folder`; paper/results/air.json is written at every one, and
+paper/results/air.svg at the end.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from flax import serialization
 
 import bayesft as bft
 from bayesft.objectives.weights import draw_detached
+from bayesft.report.figure import drawing
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS = Path(os.environ.get("BAYESFT_ASSETS", ROOT.parent / "shared" / "assets"))
@@ -48,6 +50,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "air.json"
 CANVAS, WINDOW, STEPS, WHAT, LSTM, HIDDEN = 50, 20, 3, 50, 256, 200
 NUM_IMAGES, NUM_HELD_OUT, BATCH, NUM_SAMPLES = 12_000, 2_000, 64, 5
 PRESENT, SPREAD = 0.05, 0.3
+HISTORY = "history of [seconds, steps, accuracy, loss]"
 WHERE_MEAN, WHERE_SD = jnp.array([2.5, 0.0, 0.0]), jnp.array([0.3, 1.0, 1.0])
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1e3), optax.adam(3e-4))
 
@@ -322,15 +325,15 @@ def train(method: str, minutes: float, max_steps: int, folder: Path) -> None:
         found = np.asarray(counted(run["arrays"][0], held_out))
         accuracy = float(np.mean(found == counts))
         epoch_seconds = per_epoch * statistics.median(run["step_seconds"])
-        bound = float(np.mean(values)) if values else None
-        run["history"].append([run["seconds"], run["steps"], accuracy, bound])
+        mean_loss = float(np.mean(values)) if values else None
+        run["history"].append([run["seconds"], run["steps"], accuracy, mean_loss])
         save(path, run)
         row = {"epoch_seconds": epoch_seconds, "first_call_seconds": first_call}
         row |= {"seconds": run["seconds"], "steps": run["steps"], "count_accuracy": accuracy}
-        row |= {"history of [seconds, steps, accuracy, bound]": run["history"]}
+        row |= {HISTORY: run["history"]}
         save_results({method: row})
         print(
-            f"{method:15s} {run['seconds']:6.0f} s {run['steps']:6d} steps, bound {bound}, "
+            f"{method:15s} {run['seconds']:6.0f} s {run['steps']:6d} steps, loss {mean_loss}, "
             f"counts {accuracy:.1%}, {epoch_seconds:.1f} s an epoch",
             flush=True,
         )
@@ -386,6 +389,21 @@ def variance(folder: Path, num_draws: int, num_images: int = 16) -> None:
     save_results({"gradient_variance": rows})
 
 
+def figure() -> str:
+    """Count accuracy of every method along its seconds of training."""
+    rows = json.loads(RESULTS.read_text("utf-8"))
+    with drawing(6.0, 3.4) as found:
+        axis = found.axes
+        for name in METHODS:
+            if name in rows:
+                seconds, _, accuracy, _ = zip(*rows[name][HISTORY], strict=True)
+                axis.plot([0, *seconds], [0, *accuracy], label=name.replace("_", "-"))
+        axis.set_xlabel("seconds of training")
+        axis.set_ylabel("accuracy of the count")
+        axis.legend(ncols=2, fontsize=8)
+    return found.svg
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="AIR: six ways to differentiate its bounds.")
     parser.add_argument("--method", choices=[*METHODS, "all"])
@@ -402,6 +420,7 @@ def main() -> None:
         parser.error("give --method or --variance")
     for method in METHODS if args.method == "all" else [args.method]:
         train(method, args.minutes, args.max_steps, args.folder)
+    write(RESULTS.with_suffix(".svg"), figure().encode())
 
 
 if __name__ == "__main__":
