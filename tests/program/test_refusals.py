@@ -99,9 +99,7 @@ def test_a_models_choice_has_a_density_and_values_of_its_shape():
     ):
         with pytest.raises(ChoiceError, match=r"'y'.*SimpleNamespace.*no density"):
             attempt()
-    with pytest.raises(
-        ChoiceError, match=r"'y' is given.*\(3,\); it has \(\)[\s\S]*plate"
-    ):
+    with pytest.raises(ChoiceError, match=r"'y' is given.*\(3,\); it has \(\)[\s\S]*plate"):
         drawn(dist.Normal(0.0, 1.0)).condition({"y": jnp.zeros(3)}).log_density({})
     wide = dist.Normal(0.0, 1.0).expand([3]).to_event(1)
     with pytest.raises(ChoiceError, match=r"shape \(\); it has \(3,\)"):
