@@ -109,7 +109,7 @@ def test_a_models_choice_has_a_density_and_values_of_its_shape():
 @pytest.mark.parametrize("estimator", [SCORE, ENUMERATE, bft.estimators.importance(BIT, 2)])
 def test_a_mask_takes_the_density_away(estimator):
     """Two masked values have the weights 1 and 1, and a masked score is 0."""
-    for masked in (BIT.mask(False), BIT.mask(False).expand([2]).to_event(1)):
+    for masked in (BIT.mask(jnp.array(False)), BIT.mask(jnp.array(False)).expand([2]).to_event(1)):
         with pytest.raises(ChoiceError, match=r"'b' is drawn from a masked BernoulliProbs"):
             estimate(lambda t, d=masked: jnp.sum(1.0 * bft.draw("b", d, estimator)))
 
