@@ -65,6 +65,11 @@ SLIDING, FULL = "sliding_attention", "full_attention"
             {"sliding_window": 5, "max_window_layers": 6, "use_sliding_window": True},
             [None] * 6 + [5] * 2,
         ),
+        (
+            "qwen2",
+            {"sliding_window": 5, "max_window_layers": 0, "use_sliding_window": True},
+            [5] * 8,
+        ),
         ("qwen3", {"use_sliding_window": True}, [None] * 8),  # layers from the 28th on
         (
             "qwen3",
