@@ -105,9 +105,12 @@ class Settings:
             raise self._wrong(name, value, repr(only))
 
     def alias(self, name: str, to: str) -> None:
-        """Reads an old name of a setting where the new one is absent."""
+        """Reads an old name of a setting; both may be there if they agree."""
         value = self._values.pop(name, None)
-        self._values.setdefault(to, value)
+        known = self._values.get(to)
+        if value is not None and known is not None and value != known:
+            raise self._wrong(name, value, f"what {to} says, {known!r}")
+        self._values[to] = value if known is None else known
 
     def nested(self, name: str) -> Settings | None:
         """A nested group of settings, or None where there is none."""

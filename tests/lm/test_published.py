@@ -1,5 +1,8 @@
 """Configs as models on the Hugging Face Hub have them, every key but the sizes as published."""
 
+import copy
+import json
+
 import pytest
 
 from bayesft.errors import ModelError
@@ -293,6 +296,33 @@ def test_published_configs_are_read(name: str):
     config, expected = PUBLISHED[name]
     architecture = read_architecture(config)
     assert {field: getattr(architecture, field) for field in expected} == expected
+
+
+VARIANTS = {
+    "gemma, as first published": SHARED
+    | {"model_type": "gemma", "hidden_act": "gelu", "tie_word_embeddings": True},
+    "windows in upper layers": QWEN2 | {"use_sliding_window": True, "max_window_layers": 2},
+    "windows in all layers": QWEN3
+    | {"use_sliding_window": True, "max_window_layers": 0, "sliding_window": 7},
+    "windows of layers without positions": SMOLLM3
+    | {"use_sliding_window": True, "sliding_window": 7, "layer_types": None},
+    "linear": LLAMA | {"rope_scaling": {"type": "linear", "factor": 2.0}},
+    "linear in layers that see everything": GEMMA3
+    | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+    "a part of each head": PHI3 | {"partial_rotary_factor": 0.5},
+    "absent": {k: LLAMA[k] for k in SHARED if k.endswith(("size", "layers", "heads"))}
+    | {"model_type": "llama"},
+}
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, *VARIANTS])
+def test_configs_mean_what_they_mean_in_transformers(name: str):
+    """Its reader turns every spelling into its own; read here, that is the same architecture."""
+    transformers = pytest.importorskip("transformers")
+    config = VARIANTS[name] if name in VARIANTS else PUBLISHED[name][0]
+    theirs = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(copy.deepcopy(config))
+    resaved = json.loads(theirs.to_json_string(use_diff=False))
+    assert read_architecture(config) == read_architecture(resaved)
 
 
 LONG = {"long_factor": [1.0] * 8, "short_factor": [1.0] * 8}
