@@ -123,8 +123,9 @@ def test_mistakes_are_named(tiny, guide):
             bayesft.lm.lora(tiny, key=key, target_modules=["q_proj", outside])
     with pytest.raises(GuideError, match="no module of the names given"):
         bayesft.lm.lora(tiny, key=key, target_modules=[])
-    with pytest.raises(GuideError, match="no module"):
-        bayesft.lm.lora(tiny, key=key, target_modules=r"model\.layers\.0\..*")  # one layer only
+    for pattern in (r"model\.layers\.0\..*", "(q_proj"):  # one layer only; no pattern
+        with pytest.raises(GuideError, match="no module"):
+            bayesft.lm.lora(tiny, key=key, target_modules=pattern)
     with pytest.raises(GuideError, match="LoraGuide"):
         bayesft.lm.lora(guide, key=key)
 
