@@ -22,7 +22,11 @@ class Checkpoint(abc.ABC):
 
 
 class Archive(abc.ABC):
-    """A place that is open: states by step, the newest ones of which are kept."""
+    """A place that is open: states by step, the newest ones of which are kept.
+
+    Where several processes compute together, each has it open, and all call `save`, `restore` and
+    `wait` in the same order.
+    """
 
     @abc.abstractmethod
     def due(self, step: int) -> bool:
@@ -46,3 +50,10 @@ class Archive(abc.ABC):
     @abc.abstractmethod
     def wait(self) -> int:
         """The step of the newest state, once what was to be saved is saved or has failed to be."""
+
+    @abc.abstractmethod
+    def meet(self, where: str) -> bool:
+        """Whether every process has come to where it says; True where there is one.
+
+        Those that come wait for the others for a while only: one may have failed alone.
+        """

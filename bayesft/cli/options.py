@@ -228,7 +228,7 @@ class FitOptions:
         ),
     ] = None
     steps: Annotated[int, _option("Optimiser steps.", FIT, metavar="N", min=1)] = 100
-    learning_rate: Annotated[float, _option("Of AdamW.", FIT, metavar="X")] = 1e-3
+    learning_rate: Annotated[float, _option("Of AdamW.", FIT, metavar="X")] = 2e-4
     lora_rank: Annotated[
         int, _option("Rank of the LoRA guide; 0 trains all parameters.", FIT, metavar="N", min=0)
     ] = 8

@@ -152,7 +152,7 @@ class _Weighted:
     weights: np.ndarray  # normalised, 0 in rows without a draw
     log_prob: np.ndarray | None
     equal: bool
-    """Independent draws of equal weight, which are taken as they are."""
+    """Draws of equal weight, which are taken as they are."""
 
 
 def _sampled(target: Target, source: Prior, key: Key, num_samples: int) -> _Weighted:
@@ -240,7 +240,8 @@ def _distinct(
     if not weights.any():
         return [np.nan] * len(ORDERS)
     if found.equal and weights.size >= size:
-        chosen = np.arange(size)
+        # Spread over all: draws of Markov chains stand chain by chain.
+        chosen = np.arange(size) * weights.size // size
     else:
         chosen = random.choice(weights.size, size, p=weights)
     result = []

@@ -61,10 +61,10 @@ def _log_prob(distribution: Any, value: PyTree, inside: PyTree) -> Array:
 
     `inside` is a value of q, which stands in there, since a NaN would reach the gradient.
     """
-    support = getattr(distribution, "support", None)
-    if support is None:
+    support: Any = getattr(distribution, "support", None)
+    if not callable(support):  # none, or a list of values
         return distribution.log_prob(value)
-    possible = support(value)
+    possible: Any = support(value)
     per_event = possible.reshape(possible.shape + (1,) * (jnp.ndim(value) - possible.ndim))
     return jnp.where(possible, distribution.log_prob(jnp.where(per_event, value, inside)), -jnp.inf)
 

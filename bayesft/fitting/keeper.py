@@ -16,6 +16,7 @@ from bayesft.base import Archive, Checkpoint, Notes
 from bayesft.errors import CheckpointError, FitInterrupted
 from bayesft.fitting.info import StepInfo
 from bayesft.fitting.state import FitState
+from bayesft.sharding import any_process, num_processes
 
 
 class _Terminated(BaseException):
@@ -29,6 +30,9 @@ def keeping(checkpoint: Checkpoint | None, settings: Notes) -> Iterator[Keeper]:
     Meanwhile SIGTERM (in the main thread; a second one does what it did before) ends the fit after
     its step, or at once where it waits for evidence, by FitInterrupted. Without a checkpoint
     nothing is saved, and signals do what they did.
+
+    Of several processes one that gets SIGTERM ends all after the same step. They save together, so
+    that an error saves a state where it comes in all of them alike, and not where it comes in one.
     """
     if checkpoint is None:
         yield Keeper(None, settings)
@@ -44,14 +48,19 @@ def keeping(checkpoint: Checkpoint | None, settings: Notes) -> Iterator[Keeper]:
         try:
             yield keeper
         except BaseException as error:
+            if not isinstance(error, _Terminated):
+                if not keeper.started:
+                    raise
+                if not keeper.all_raise(error):
+                    error.add_note(f"Other processes did not raise it: {checkpoint} is as it was.")
+                    raise
             kept = f"The state after {keeper.end()} steps is in {checkpoint}."
             if isinstance(error, _Terminated):
                 raise FitInterrupted(
                     f"SIGTERM ended the fit. {kept}",
                     remedy="call fit with the same arguments to go on.",
                 ) from None
-            if keeper.started:
-                error.add_note(kept)
+            error.add_note(kept)
             raise
         keeper.end()
 
@@ -65,6 +74,7 @@ class Keeper:
         self._archive, self._settings, self._termination = archive, settings, termination
         self._last: tuple[FitState, list[StepInfo]] | None = None
         self._saved = 0
+        self._num_processes = num_processes()
 
     @property
     def started(self) -> bool:
@@ -103,10 +113,19 @@ class Keeper:
         """Take note of the state after a step, before anything can fail."""
         self._last = state, history
 
+    def all_raise(self, error: BaseException) -> bool:
+        """Whether every process has raised such an error after as many steps."""
+        if self._archive is None or self._num_processes == 1:
+            return True
+        step = len(self._last[1]) if self._last else 0
+        # Ctrl-C comes to each in the midst of something else.
+        where = f"{type(error).__name__} after {step}"
+        return isinstance(error, Exception) and self._archive.meet(where)
+
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """A wait that SIGTERM may cut short."""
-        if self._termination is None:
+        """A wait that SIGTERM may cut short, in one process; several end together, after a step."""
+        if self._termination is None or self._num_processes > 1:
             yield
             return
         self._termination.raises = True
@@ -137,7 +156,8 @@ class Keeper:
         self._saved = len(history)
 
     def _end_if_asked(self) -> None:
-        if self._termination is not None and self._termination.came:
+        came = self._termination is not None and self._termination.came
+        if self._archive is not None and any_process(came):
             raise _Terminated
 
 

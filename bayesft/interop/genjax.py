@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from bayesft.base import EosPolicy, Horizon, Key, Prior, Prompt, PyTree
 from bayesft.errors import InteropError
 from bayesft.interop.extras import load
+from bayesft.priors.corpus import distinct
 from bayesft.priors.sequence import SequenceDistribution
 from bayesft.priors.stepped import SteppedPrior
 
@@ -165,7 +166,7 @@ def prior(
     shapes = [jax.tree.map(lambda a: (a.shape, a.dtype), tree) for tree in (carry, after)]
     if shapes[0] != shapes[1]:
         raise _no_prior(f"its carry changes from {shapes[0]} to {shapes[1]}")
-    ends = (eos,) if isinstance(eos, int) else tuple(int(token) for token in eos)
+    ends = distinct(eos)
     if not ends or not all(0 <= token < vocab_size for token in ends):
         raise _no_prior(f"eos={eos} is no token below {vocab_size}")
     names = None if vocabulary is None else tuple(vocabulary)

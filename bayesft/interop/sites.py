@@ -18,6 +18,7 @@ from bayesft.base import Estimator, Key, PyTree
 from bayesft.errors import ChoiceError, EstimatorError
 from bayesft.estimators import Reparameterize, reparameterize
 from bayesft.program import draw
+from bayesft.program.logits import differentiable
 from bayesft.program.scope import require_scope
 
 type Message = dict[str, Any]
@@ -143,7 +144,7 @@ class _Choices(Messenger):
         if shape := msg["kwargs"].get("sample_shape"):
             fn = msg["fn"] = fn.expand(shape + fn.batch_shape)
             msg["kwargs"]["sample_shape"] = ()
-        sampled, mask = _unmasked(name, fn)
+        sampled, mask = _unmasked(name, differentiable(fn))
         estimator = _estimator(name, sampled, msg["infer"])
         if isinstance(estimator, Reparameterize) and sampled.has_rsample:
             sampled = _Forward(sampled)
@@ -186,7 +187,7 @@ class _Choices(Messenger):
             )
 
     def _site(self, site: Message) -> Site:
-        name, fn, value = site["name"], site["fn"], site["value"]
+        name, fn, value = site["name"], differentiable(site["fn"]), site["value"]
         expected = tuple(site["kwargs"].get("sample_shape") or ()) + tuple(fn.shape())
         given = self.values is not None and name in self.values and not site["is_observed"]
         if given and jnp.shape(value) != expected:

@@ -3,216 +3,186 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
-import re
-import shutil
+import itertools
+import secrets
 import threading
 import warnings
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from bayesft.base import Archive, Notes, PyTree
 from bayesft.errors import CheckpointError, CheckpointWarning
 from bayesft.io import leaves
-from bayesft.io.files import read_json
+from bayesft.io.sealed import Damage, States, plain
+from bayesft.sharding import agreed, is_writer, num_processes
 
-NAME = re.compile(r"step-(\d+)")
+SECONDS = 60.0
+"""How long a process that fails waits for the others to fail alike."""
 
 
 class FolderArchive(Archive):
-    """Folders `step-…` of arrays (Orbax), each whole once `step-….json` is beside it.
+    """States whose arrays Orbax writes and reads, sealed once they are whole.
 
-    That file holds the step, the fit's settings and notes, the leaves' shapes, the SHA-256 of every
-    file of arrays (a flipped bit in an array is no error to Orbax), and its own.
+    Several processes write and read arrays together, each its shares; process 0 alone seals,
+    verifies and removes, and what it finds is what all of them go by.
     """
 
     def __init__(self, folder: Path, every: int, keep: int):
         # Orbax takes a second to import, and most fits save nothing.
         import orbax.checkpoint
 
-        self.folder, self.every, self.keep = folder, every, keep
+        self.every, self.keep = every, keep
+        self._states = States(folder)
         self._orbax = orbax.checkpoint
-        self._writer = self._new_writer()
+        self._num_processes = num_processes()
+        # Processes meet under names, each of which serves once: this one, and a number.
+        self._name, self._numbers = agreed(lambda: secrets.token_hex(8)), itertools.count()
         self._commit: threading.Thread | None = None
         self._failure: tuple[int, Exception] | None = None
 
-    def _new_writer(self) -> Any:
-        return self._orbax.AsyncCheckpointer(self._orbax.StandardCheckpointHandler())
-
     def due(self, step: int) -> bool:
         if self._commit is not None and not self._commit.is_alive():
-            self.wait()  # so that a failure is said soon
+            self._finish()  # so that a failure is said soon
         return step % self.every == 0
 
     def save(self, step: int, state: PyTree, settings: Notes, notes: Notes) -> None:
-        self.wait()
+        self._finish()
         about = {
             "step": step,
             "settings": dict(settings),
             "leaves": leaves.described(state),
             "notes": dict(notes),
         }
-        arrays = self._orbax.args.StandardSave(leaves.arrays(state))
+        arrays = self._orbax.args.StandardSave(self._arrays(state))
+        writer = self._checkpointer()
         try:
-            self._writer.save(self._path(step), args=arrays, force=True)
+            writer.save(self._states.path(step), args=arrays, force=True)
         except Exception as error:
             self._failure = step, error
-            self.wait()
+            with contextlib.suppress(Exception):
+                writer.close()
+            self._finish()
             return
-        self._commit = threading.Thread(target=self._finish, args=(step, about))
+        self._commit = threading.Thread(target=self._seal, args=(writer, step, about))
         self._commit.start()
 
-    def _finish(self, step: int, about: dict[str, Any]) -> None:
-        """Wait for the arrays, write what makes the state count, and drop the oldest."""
+    def _seal(self, writer: Any, step: int, about: Notes) -> None:
+        """Wait for the arrays of all processes, make them count, and drop the oldest."""
         try:
-            self._writer.wait_until_finished()
-            about["files"] = _digests(self._path(step))
-            about = _plain(about)
-            fresh = self._path(step).with_suffix(".json.new")
-            fresh.write_text(json.dumps({"about": about, "sha256": _digest(about)}, indent=1))
-            os.replace(fresh, self._path(step).with_suffix(".json"))
+            with contextlib.closing(writer):
+                writer.wait_until_finished()
+            if is_writer():
+                self._states.seal(step, about)
         except Exception as error:
             self._failure = step, error
             return
-        with contextlib.suppress(OSError):
-            for old in self._steps()[: -self.keep]:
-                self._remove(old)
+        if is_writer():
+            self._states.keep(self.keep)
 
-    def wait(self) -> int:
+    def _finish(self) -> None:
+        """Wait for what this process has under way, and say so if it failed."""
         if self._commit is not None:
             self._commit.join()
             self._commit = None
-        if self._failure is not None:
-            (step, error), self._failure = self._failure, None
-            self._remove(step)
-            self._writer = self._new_writer()
-            warnings.warn(
-                f"The state after step {step} is not saved in {self.folder}; the fit goes on, and "
-                f"what was saved before stays: {_first_line(error)}",
-                CheckpointWarning,
-                stacklevel=2,
-            )
-        return max(self._steps(), default=0)
+        if self._failure is None:
+            return
+        (step, error), self._failure = self._failure, None
+        if is_writer():
+            self._states.remove(step)
+        warnings.warn(
+            f"The state after step {step} is not saved in {self._states.folder}; the fit goes on, "
+            f"and what was saved before stays: {_first_line(error)}",
+            CheckpointWarning,
+            stacklevel=3,
+        )
+
+    def wait(self) -> int:
+        self._finish()
+        return agreed(self._states.newest)
+
+    def meet(self, where: str) -> bool:
+        if self._num_processes == 1:
+            return True
+        meeting = self._orbax.multihost.get_barrier_sync_fn()
+        try:
+            meeting(key=f"{self._name} {where}", timeout_ms=int(1000 * SECONDS))
+        except jax.errors.JaxRuntimeError:
+            return False
+        return True
+
+    def close(self) -> None:
+        self._finish()
 
     def restore(self, like: PyTree, settings: Notes) -> tuple[PyTree, Notes] | None:
-        self._clear_unfinished()
-        damaged: dict[int, Exception] = {}
-        for step in reversed(self._steps()):
+        chosen = agreed(lambda: self._chosen(like, settings))
+        if chosen is None:
+            return None
+        step, notes = chosen
+        wanted = self._orbax.args.StandardRestore(self._arrays(like))
+        with contextlib.closing(self._checkpointer()) as reader:
+            found = reader.restore(self._states.path(step), args=wanted)
+        return leaves.rebuilt(like, found), notes
+
+    def _chosen(self, like: PyTree, settings: Notes) -> tuple[int, Notes] | None:
+        """The step of the newest state that is whole, and its notes."""
+        self._states.clear_unfinished()
+        damaged: dict[int, Damage] = {}
+        for step in reversed(self._states.steps()):
             try:
-                about = self._verified(step)
-                self._require_same(about, like, settings)
-                state = self._read(step, like)
-            except CheckpointError:
-                raise
-            except Exception as error:  # whatever a damaged file makes of its reader
-                damaged[step] = error
+                about = self._states.verified(step)
+            except Damage as damage:
+                damaged[step] = damage
                 continue
-            for each, error in damaged.items():
-                self._set_aside(each, step, error)
-            return state, about["notes"]
+            self._require_same(about, like, settings)
+            for each, damage in damaged.items():
+                self._states.set_aside(each, step, damage)
+            return step, about["notes"]
         if damaged:
-            step, error = next(iter(damaged.items()))
+            step, damage = next(iter(damaged.items()))
             raise CheckpointError(
-                f"None of the states in {self.folder} is whole; that after step {step}: "
-                f"{_first_line(error)}",
+                f"None of the states in {self._states.folder} is whole; that after step {step}: "
+                f"{damage}",
                 cause="files were changed, cut or removed.",
                 remedy="restore them from a copy; to start from the first step, use a new folder.",
             )
         return None
 
-    def _verified(self, step: int) -> dict[str, Any]:
-        """What was written about a step, if it and every file of the step are as they were."""
-        path = self._path(step)
-        sealed = read_json(path.with_suffix(".json"))
-        about = sealed["about"]
-        if _digest(about) != sealed["sha256"]:
-            raise ValueError(f"{path.with_suffix('.json').name} was changed")
-        found = _digests(path)
-        for name in sorted(found.keys() | about["files"].keys()):
-            if found.get(name) != about["files"].get(name):
-                raise ValueError(f"{path.name}/{name} was changed, added or removed")
-        return about
-
     def _require_same(self, about: Notes, like: PyTree, settings: Notes) -> None:
         for part, now in (("settings", settings), ("leaves", leaves.described(like))):
-            then, now = about[part], _plain(now)
+            then, now = about[part], plain(now)
             for name in [*now, *(name for name in then if name not in now)]:
                 if then.get(name) != now.get(name):
                     raise CheckpointError(
-                        f"The states in {self.folder} are of another fit: {name} was "
+                        f"The states in {self._states.folder} are of another fit: {name} was "
                         f"{then.get(name, 'absent')} and is {now.get(name, 'absent')} now.",
                         cause="the folder was used before, with other arguments.",
                         remedy="use a folder for every fit, or the arguments as they were.",
                     )
 
-    def _read(self, step: int, like: PyTree) -> PyTree:
-        wanted = self._orbax.args.StandardRestore(leaves.arrays(like))
-        return leaves.rebuilt(like, self._writer.restore(self._path(step), args=wanted))
+    def _arrays(self, tree: PyTree) -> dict[str, Any]:
+        found = leaves.arrays(tree)
+        return found if self._num_processes == 1 else leaves.for_all(found)
 
-    def _set_aside(self, step: int, used: int, error: Exception) -> None:
-        """Out of the way of the state that will be saved after the same step again."""
-        for path in (self._path(step), self._path(step).with_suffix(".json")):
-            aside = path.with_name(f"damaged-{path.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            if path.exists():
-                os.replace(path, aside)
-        warnings.warn(
-            f"The state after step {step} in {self.folder} is damaged and set aside, that after "
-            f"step {used} is used: {_first_line(error)}",
-            CheckpointWarning,
-            stacklevel=2,
+    def _checkpointer(self) -> Any:
+        """What writes or reads one state: a failure leaves nothing behind for the next."""
+        if self._num_processes == 1:
+            return self._orbax.AsyncCheckpointer(self._orbax.StandardCheckpointHandler())
+        options = self._orbax.options
+        # Named processes meet at the coordinator, which has a time limit; others by a collective of
+        # their devices, which has none.
+        processes = options.MultiprocessingOptions(
+            active_processes=set(range(self._num_processes)),
+            barrier_sync_key_prefix=f"{self._name} {next(self._numbers)}",
         )
-
-    def _clear_unfinished(self) -> None:
-        """Remove what a run that was killed while it saved has left."""
-        whole = {self._path(step).name for step in self._steps()}
-        for path in sorted(self.folder.glob("step-*")):
-            if path.name.removesuffix(".json") in whole:
-                continue
-            if path.is_dir():
-                warnings.warn(
-                    f"{path.name} in {self.folder} was not finished and is removed; the state "
-                    "before it is used.",
-                    CheckpointWarning,
-                    stacklevel=2,
-                )
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-
-    def _steps(self) -> list[int]:
-        """The steps whose states are saved, in order."""
-        found = (NAME.fullmatch(path.stem) for path in self.folder.glob("step-*.json"))
-        return sorted(int(match[1]) for match in found if match)
-
-    def _path(self, step: int) -> Path:
-        return self.folder / f"step-{step:08d}"
-
-    def _remove(self, step: int) -> None:
-        self._path(step).with_suffix(".json").unlink(missing_ok=True)  # from here it counts no more
-        for path in self.folder.glob(f"{self._path(step).name}*"):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _plain(value: Notes) -> dict[str, Any]:
-    """As it will be when it is read."""
-    return json.loads(json.dumps(dict(value), default=lambda number: number.tolist()))
-
-
-def _digest(about: Notes) -> str:
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file in a folder, by its path in there."""
-    found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-        found[path.relative_to(folder).as_posix()] = digest.hexdigest()
-    return found
+        return self._orbax.AsyncCheckpointer(
+            self._orbax.StandardCheckpointHandler(multiprocessing_options=processes),
+            multiprocessing_options=processes,
+            # Those made in the background are announced under a number that a failure would put out
+            # of step.
+            async_options=options.AsyncOptions(create_directories_asynchronously=False),
+        )
 
 
 def _first_line(error: Exception) -> str:

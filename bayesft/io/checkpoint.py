@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import socket
@@ -14,11 +15,15 @@ import jax
 from bayesft.base import Archive, Checkpoint
 from bayesft.errors import CheckpointError
 from bayesft.io.archive import FolderArchive
+from bayesft.sharding import agreed, num_processes
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderCheckpoint(Checkpoint):
-    """A folder of states, the newest `keep` of those saved every `every` steps."""
+    """A folder of states, the newest `keep` of those saved every `every` steps.
+
+    Several processes of one fit have it together: process 0 holds the lock.
+    """
 
     folder: Path
     every: int
@@ -26,19 +31,16 @@ class FolderCheckpoint(Checkpoint):
 
     @contextmanager
     def opened(self) -> Iterator[Archive]:
-        if jax.process_count() > 1:
+        if num_processes() < jax.process_count():
             raise CheckpointError(
-                f"{jax.process_count()} processes would write to {self.folder}.",
-                cause="a fit on several hosts; its states are not kept yet.",
-                remedy="leave out checkpoint=, and save the guide from a callback.",
+                f"{jax.process_count()} processes would each write to {self.folder}.",
+                cause="a fit without mesh=: every process fits by itself.",
+                remedy="give mesh=, so that they fit one guide together.",
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder):
+        with contextlib.ExitStack() as stack:
+            agreed(lambda: stack.enter_context(_locked(self.folder)))
             archive = FolderArchive(self.folder, self.every, self.keep)
-            try:
-                yield archive
-            finally:
-                archive.wait()
+            yield stack.enter_context(contextlib.closing(archive))
 
     def __str__(self) -> str:
         return str(self.folder)
@@ -64,6 +66,7 @@ def checkpoint(folder: str | os.PathLike[str], every: int = 100, keep: int = 3) 
 def _locked(folder: Path) -> Iterator[None]:
     import fcntl  # POSIX; reading models, which imports this room, works elsewhere too
 
+    folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -24,6 +24,15 @@ def arrays(tree: PyTree) -> dict[str, jax.Array]:
     return {f"{i:05d}": array for i, array in enumerate(found) if array.size}
 
 
+def for_all(found: dict[str, jax.Array]) -> dict[str, jax.Array | np.ndarray]:
+    """Arrays as several processes save them together: those that each has for itself, all being
+    alike, as numpy's, which Orbax takes from one of them."""
+    return {
+        name: np.array(array) if array.is_fully_addressable else array
+        for name, array in found.items()
+    }
+
+
 def rebuilt(like: PyTree, found: dict[str, Any]) -> PyTree:
     """The tree of that structure whose `arrays` were found."""
     leaves, structure = jax.tree.flatten(like)

@@ -16,12 +16,13 @@ STEM = "adapter_model"
 
 INERT = re.compile(
     r"peft_type|peft_version|task_type|base_model_name_or_path|revision|inference_mode"
-    r"|auto_mapping|lora_dropout|megatron_core|qalora_group_size|\w+_config|init_lora_weights"
+    r"|auto_mapping|lora_dropout|megatron_core|qalora_group_size|init_lora_weights"
+    r"|(corda|eva|loftq|megatron|runtime)_config"
 )
 """Options that say nothing about the adapted model's logits, or are checked one by one."""
 
-STANDARD_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "lora_ga")
-"""Ways to start training that leave the base weights as they are, unlike PiSSA or LoftQ."""
+STANDARD_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+"""Ways to start training that leave the base weights as they are, unlike PiSSA, LoftQ, LoRA-GA."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,8 @@ def read_peft_config(folder: Path) -> PeftConfig:
         base_model=str(options.get("base_model_name_or_path") or ""),
     )
     for name, value in options.items():
-        if not INERT.fullmatch(name) and value not in (None, False, "", "none", [], {}):
+        off = value is None or value is False or value in ("", "none", [], {})  # 0 is not
+        if not off and not INERT.fullmatch(name):
             raise _unsupported(where, name, value)
     return config
 

@@ -58,6 +58,9 @@ def make_card(
     """Reads a configuration; raises ModelError where the architecture is not supported."""
     architecture = read_architecture(config)
     eos = _eos(config, generation_config or {}, architecture.vocab_size)
+    if tokenizer is not None and tokenizer.eos in eos:
+        # The first is what is put behind a text: of a chat model, what ends a turn.
+        eos = tuple(dict.fromkeys((tokenizer.eos, *eos)))
     bos = config.get("bos_token_id")
     if tokenizer is not None and tokenizer.bos is not None:
         bos = tokenizer.bos
@@ -83,4 +86,4 @@ def _eos(
                 f"eos_token_id {token!r} is no token of a vocabulary of {vocab_size}.",
                 remedy="correct eos_token_id in generation_config.json or config.json",
             )
-    return tokens
+    return tuple(dict.fromkeys(tokens))

@@ -85,7 +85,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*rows in"]) -> Float[Array, "*rows out"]:
         flat = x.reshape(-1, x.shape[-1])
-        y = product(flat, full(self.kernel.get_value()))
+        y = product(flat, self.kernel.get_value(), full)
         if self.bias is not None:
             y = y + self.bias[...][None]
         if any(factors is not None for factors in self.factors):

@@ -44,10 +44,11 @@ def load(
     Reads `config.json`, `*.safetensors` (one file or an index of shards, in any float type),
     `tokenizer.json` with what lies beside it, and `generation_config.json` where there is one.
     Weights are converted to `dtype`, float32 for exact work. `tokenizer=False` loads a folder
-    without a tokenizer; prompts are then token ids. Nothing in the folder is executed. Where there
-    is no folder "org/model", these files of the model of that name are taken from Hugging Face's
-    cache, or downloaded into it. With a `mesh`, each of its devices gets its share of every tensor
-    (docs/many_devices.md).
+    without a tokenizer; prompts are then token ids. Of several EOS tokens the tokenizer's own comes
+    first: it is what completions without one are given. Nothing in the folder is executed. Where
+    there is no folder "org/model", these files of the model of that name are taken from Hugging
+    Face's cache, or downloaded into it. With a `mesh`, each of its devices gets its share of every
+    tensor (docs/many_devices.md).
 
     Raises ModelError, before any tensor is read, for a folder that is missing, incomplete or
     corrupt, and for models whose forward pass is not implemented exactly.

@@ -10,13 +10,16 @@ from bayesft.errors import ModelError
 
 INERT = re.compile(
     r"_?name_or_path|architectures|auto_map|model_type|transformers_version|(torch_)?dtype"
-    r"|use_cache|return_dict|output_(attentions|hidden_states)|(\w+_)?token_id|initializer_range"
-    r"|\w*dropout\w*|\w*pdrop|gradient_checkpointing|pretraining_tp|summary_\w+|id2label|label2id"
-    r"|task_specific_params|n_ctx|_from_model_config|problem_type|is_decoder"
-    r"|_?attn_implementation(_\w+)?|cache_implementation"
+    r"|use_cache|return_dict|output_(attentions|hidden_states|past)|(\w+_)?token_id"
+    r"|initializer_range|\w*dropout\w*|\w*pdrop|gradient_checkpointing|pretraining_tp"
+    r"|summary_\w+|_?num_labels|id2label|label2id|problem_type|task_specific_params|finetuning_task"
+    r"|tokenizer_class|n_ctx|max_sequence_length|_from_model_config|is_decoder|is_llama_config"
+    r"|_?attn_implementation(_\w+)?|cache_implementation|transformers\.js_config|unsloth_\w+"
+    r"|do_sample|temperature|top_[kp]|num_beams|repetition_penalty|(max|min)_(length|new_tokens)"
 )
 """Settings that do not change the logits of a forward pass without dropout. `auto_map` names code
-in the folder, which is never run: `model_type` alone decides, as in transformers by default."""
+in the folder, which is never run: `model_type` alone decides, as in transformers by default.
+Settings of generation, which old configs hold, are none of a prior."""
 
 
 class Settings:
@@ -26,12 +29,13 @@ class Settings:
         self._values = dict(values)
         self._where = where
 
-    def integer(self, name: str, default: int | None = None) -> int:
-        """A positive integer; null and absent mean the default."""
+    def integer(self, name: str, default: int | None = None, least: int = 1) -> int:
+        """An integer of at least `least`; null and absent mean the default."""
         value = self._values.pop(name, None)
         value = default if value is None else value
-        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            raise self._wrong(name, value, "a positive integer")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            expected = "a positive integer" if least == 1 else f"an integer of at least {least}"
+            raise self._wrong(name, value, expected)
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
@@ -101,9 +105,12 @@ class Settings:
             raise self._wrong(name, value, repr(only))
 
     def alias(self, name: str, to: str) -> None:
-        """Reads an old name of a setting where the new one is absent."""
+        """Reads an old name of a setting; both may be there if they agree."""
         value = self._values.pop(name, None)
-        self._values.setdefault(to, value)
+        known = self._values.get(to)
+        if value is not None and known is not None and value != known:
+            raise self._wrong(name, value, f"what {to} says, {known!r}")
+        self._values[to] = value if known is None else known
 
     def nested(self, name: str) -> Settings | None:
         """A nested group of settings, or None where there is none."""

@@ -44,6 +44,10 @@ def _by_pattern(
 ) -> tuple[tuple[str, ...], list[str]]:
     layer = architecture.names.layer
     chosen = []
+    try:
+        re.compile(pattern)
+    except re.error:
+        return (), [pattern]
     for module in modules:
         hits = [
             re.fullmatch(pattern, f"{layer.format(index)}.{module}") is not None

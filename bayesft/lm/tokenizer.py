@@ -45,6 +45,32 @@ class Tokenizer:
             ) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._add_tokens(where)
+
+    def _add_tokens(self, where: str) -> None:
+        """Adds tokens of which tokenizer_config.json says what tokenizer.json does not, as
+        transformers does: unknown there, a chat's marks would be split like any text."""
+        listed = self.config.get("added_tokens_decoder") or {}
+        declared = {int(index): _added(fields) for index, fields in listed.items()}
+        named = [_added(self.config[role]) for role in self.special_tokens]
+        known = self._tokenizer.get_added_tokens_decoder().values()
+        said, texts = {repr(token) for token in known}, {token.content for token in known}
+        texts |= {token.content for token in declared.values()}
+        self._tokenizer.add_tokens(
+            [token for _, token in sorted(declared.items()) if repr(token) not in said]
+            + [t for t in named if t.content not in texts and self._id_of(t.content) is not None]
+        )
+        for index, token in declared.items():
+            if self._id_of(token.content) != index:
+                raise ModelError(
+                    f"{where}/tokenizer_config.json gives {token.content!r} the id {index}, "
+                    f"tokenizer.json {self._id_of(token.content)}.",
+                    cause="the two files come from different models, or one was edited",
+                    remedy="download the tokenizer again",
+                )
+
+    def _id_of(self, text: str) -> int | None:
+        return self._tokenizer.token_to_id(text)
 
     @property
     def special_tokens(self) -> dict[str, str]:
@@ -56,8 +82,12 @@ class Tokenizer:
     @property
     def bos(self) -> int | None:
         """Id of the token that begins a text, where there is one."""
-        text = self.special_tokens.get("bos_token")
-        return None if text is None else self._tokenizer.token_to_id(text)
+        return self._id_of(self.special_tokens.get("bos_token", ""))
+
+    @property
+    def eos(self) -> int | None:
+        """Id of the token that ends a text, where there is one."""
+        return self._id_of(self.special_tokens.get("eos_token", ""))
 
     @property
     def chat_template(self) -> str | None:
@@ -118,7 +148,8 @@ class Tokenizer:
         Raises PromptError where decoding is not the concatenation of tokens.
         """
         parsed = json.loads(self.files["tokenizer.json"])
-        special = {added["id"] for added in parsed.get("added_tokens", ()) if added["special"]}
+        added = self._tokenizer.get_added_tokens_decoder()
+        special = {index for index, token in added.items() if token.special}
         ids = range(max(self._tokenizer.get_vocab(True).values(), default=-1) + 1)
         texts = [self._tokenizer.id_to_token(i) for i in ids]
         written = written_bytes((text or "" for text in texts), parsed.get("decoder"))
@@ -147,6 +178,16 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         read_json(folder / "tokenizer_config.json")
     present = [folder / name for name in FILES if (folder / name).exists()]
     return Tokenizer({file.name: _read(file) for file in present}, str(folder))
+
+
+def _added(token: str | Mapping[str, Any]) -> tokenizers.AddedToken:
+    """A token as tokenizer_config.json spells it; one that is named by a role is special."""
+    if isinstance(token, str):
+        return tokenizers.AddedToken(token, special=True)
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    return tokenizers.AddedToken(
+        str(token.get("content")), **{"special": True} | {k: token[k] for k in flags if k in token}
+    )
 
 
 def _read(path: Path) -> str:

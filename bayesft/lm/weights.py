@@ -79,10 +79,13 @@ def _norm(architecture: Architecture, name: str, path: Path, width: int) -> Iter
 def read_weights(files: TensorFiles, architecture: Architecture, dtype: Any) -> dict[str, Any]:
     """The decoder's arrays; every name and shape is checked before any tensor is read.
 
-    Raises ModelError naming the tensor that is missing, unexpected, or of another shape.
+    Raises ModelError naming the tensor that is missing, unexpected, or of another shape, and for a
+    tied head that is stored beside the embedding with other values.
     """
     tensors = list(tensors_of(architecture))
     stored = _check(files, tensors, architecture)
+    if architecture.tied:
+        _require_one_head(files, stored, architecture)
     _, shapes, _ = structure(architecture)
     parts: dict[Path, list[np.ndarray]] = {}
     for tensor in tensors:
@@ -131,7 +134,7 @@ def _check(files: TensorFiles, tensors: list[Tensor], architecture: Architecture
                 cause="config.json describes another model",
                 remedy="use the config.json that belongs to the weights",
             )
-    # A tied head is sometimes stored a second time; the embedding is what counts.
+    # A tied head is sometimes stored a second time (see `_require_one_head`).
     known = {*stored.values(), *([f"{names.head}.weight"] if architecture.tied else [])}
     unexpected = sorted(
         name
@@ -146,3 +149,22 @@ def _check(files: TensorFiles, tensors: list[Tensor], architecture: Architecture
             remedy="use the config.json that belongs to the weights",
         )
     return stored
+
+
+def _require_one_head(
+    files: TensorFiles, stored: Mapping[str, str], architecture: Architecture
+) -> None:
+    """Refuses a head and an embedding that config.json says are one, and the weights say are two.
+
+    Releases of transformers differ in which of the two they then read.
+    """
+    names = architecture.names
+    head, embedding = f"{names.head}.weight", stored[f"{names.embedding}.weight"]
+    if head in files.shapes and not np.array_equal(files.read(head), files.read(embedding)):
+        raise ModelError(
+            f"config.json ties the head to the embedding, but the weights hold {head} with other "
+            f"values than {embedding}.",
+            cause="the head was trained apart from the embedding, and tie_word_embeddings was left",
+            remedy="set tie_word_embeddings to false in config.json, or remove the tensor that "
+            "does not belong to the model",
+        )

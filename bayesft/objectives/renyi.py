@@ -26,8 +26,11 @@ class Renyi:
         require_density(target, "renyi", finite=True)
         log_weights = plate(lambda _: draw_log_weight(guide, target, x), self.num_samples)
         power = 1.0 - self.alpha
-        log_mean = jax.nn.logsumexp(power * log_weights) - jnp.log(self.num_samples)
-        return -log_mean / power
+        # By expm1, from the largest power on: near α = 1 a log close to 0 would round.
+        largest = jax.lax.stop_gradient(log_weights[jnp.argmax(power * log_weights)])
+        largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
+        above = jnp.mean(jnp.expm1(power * (log_weights - largest)))
+        return -largest - jnp.log1p(above) / power
 
 
 def renyi(alpha: float, num_samples: int) -> Renyi:

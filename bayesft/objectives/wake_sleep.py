@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from bayesft.base import Key, PyTree
 from bayesft.errors import TargetError
 from bayesft.objectives.weights import draw_detached
+from bayesft.program.logits import differentiable
 
 
 @runtime_checkable
@@ -42,7 +43,7 @@ def wake_sleep(guide: Any, target: JointModel, x: Any) -> Float[Array, ""]:
         )
     y, _ = draw_detached("y", guide(x))
     (dreamt, observed), _ = draw_detached("dream", _Dream(target))
-    return -target.log_density(y, x) - jnp.sum(guide(observed).log_prob(dreamt))
+    return -target.log_density(y, x) - jnp.sum(differentiable(guide(observed)).log_prob(dreamt))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,7 +33,7 @@ def declare(
     if eos is None and names is not None and names.count("") == 1:
         eos = names.index("")
     size = vocab_size if names is None else len(names)
-    ends = () if eos is None else tuple(int(token) for token in np.atleast_1d(np.asarray(eos)))
+    ends = () if eos is None else distinct(eos)
     if size is None or not ends:
         raise TargetError(
             f"vocab_size={size} and eos={eos} do not declare a vocabulary.",
@@ -47,6 +47,11 @@ def declare(
             remedy="pass either vocabulary= or vocab_size=, and EOS ids below its size.",
         )
     return Vocabulary(size, ends, names)
+
+
+def distinct(eos: int | Sequence[int]) -> tuple[int, ...]:
+    """The tokens that end a sequence, each once: sums run over them."""
+    return tuple(dict.fromkeys(int(token) for token in np.atleast_1d(np.asarray(eos))))
 
 
 def characters(texts: Sequence[str]) -> Vocabulary:

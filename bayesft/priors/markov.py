@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from bayesft.base import Prompt
 from bayesft.errors import TargetError
+from bayesft.priors import corpus
 from bayesft.priors.stepped import SteppedPrior
 
 
@@ -56,7 +57,7 @@ def markov(
     initial = np.asarray(initial_log_probs, np.float32)
     transition = np.asarray(transition_log_probs, np.float32)
     size = initial.shape[-1] if initial.ndim == 1 else 0
-    ends = (int(eos),) if np.ndim(eos) == 0 else tuple(int(token) for token in eos)  # pyright: ignore
+    ends = corpus.distinct(eos)
     rows = np.concatenate([initial[None], transition]) if transition.shape == (size, size) else None
     happened = ""
     if rows is None or size == 0:

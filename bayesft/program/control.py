@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from bayesft.base import PyTree
+from bayesft.errors import ChoiceError
 from bayesft.program.scope import HostRequest, Outcome, Scope, require_scope, run_scope
 
 
@@ -52,6 +53,12 @@ def scan(
     """
     scope, name, key, replay, given = opened("scan", name)
     context, traced = scope.context.inside(allows_host=False), scope.frame.trace is not None
+    if length is None and not jax.tree.leaves(xs):
+        raise ChoiceError(
+            f"The scan {name!r} has no number of steps.",
+            cause="neither xs nor length is given.",
+            remedy="pass length=, or arrays to scan over.",
+        )
     steps = length if length is not None else jax.tree.leaves(xs)[0].shape[0]
 
     def step(carry, inputs):
@@ -65,7 +72,8 @@ def scan(
 
     inputs = (xs, jnp.arange(steps), replay, given)
     carry, outcome = jax.lax.scan(step, init, inputs, length=steps)
-    later = jnp.cumsum(outcome.cost[::-1])[::-1] - outcome.cost
+    # Not the sum from here on less this step's cost, which rounds where that one is large.
+    later = jnp.concatenate([jnp.cumsum(outcome.cost[:0:-1])[::-1], jnp.zeros(1)])
     credits = {
         n: t.credited + later.reshape(-1, *(1,) * (t.credited.ndim - 1))
         for n, t in outcome.terms.items()

@@ -25,7 +25,15 @@ from bayesft.base import (
 )
 from bayesft.errors import ChoiceError, EstimatorError
 from bayesft.program import jumps
-from bayesft.program.context import Context, Mode
+from bayesft.program.choices import (
+    applied,
+    path_weight,
+    refuse_after_weighted_path,
+    require_density,
+    require_distribution,
+    require_shape,
+)
+from bayesft.program.context import Mode
 from bayesft.program.scope import (
     Branch,
     Frame,
@@ -61,6 +69,7 @@ def draw(
     distribution = adopted(distribution)
     if scope.frame.given is not None:
         value = scope.frame.take(name)
+        require_shape(scope.qualified(name), distribution, value)
         log_prob = estimate_log_prob(name, distribution, value, estimator)
     elif isinstance(distribution, SubProgram):
         exact = with_log_prob and not isinstance(distribution, StochasticDensity)
@@ -87,8 +96,10 @@ def estimate_log_prob(
     if isinstance(distribution, SubProgram):
         with _subprogram(scope, name, distribution, estimator):
             return distribution.assess(value)
-    scope.reserve(name, f"The log-prob {scope.qualified(name)!r}")
-    return jnp.sum(_log_prob(adopted(distribution), value))
+    full = scope.reserve(name, f"The log-prob {scope.qualified(name)!r}")
+    distribution = adopted(distribution)
+    require_density(full, distribution)
+    return jnp.sum(_log_prob(distribution, value))
 
 
 @contextlib.contextmanager
@@ -125,13 +136,15 @@ def _choice(
     """A choice of this program itself, and its log-prob if it is asked for."""
     key = scope.claim(name, "choice")
     name = scope.qualified(name)
-    _require_distribution(name, distribution)
+    require_distribution(name, distribution)
     if scope.context.mode is Mode.MODEL:
+        if scored:
+            require_density(name, distribution)
         value = distribution.sample(key)
         return value, _log_prob(distribution, value) if scored else jnp.zeros(())
-    estimator = _applied(scope.context, name, estimator)
+    estimator = applied(scope.context, name, estimator)
     if scored or not isinstance(estimator, PathwiseEstimator):
-        _require_density(name, distribution)
+        require_density(name, distribution)
     if name in scope.fixed:
         value = scope.fixed[name]
     elif isinstance(estimator, MultiPathEstimator):
@@ -139,12 +152,12 @@ def _choice(
     elif isinstance(estimator, PathwiseEstimator):
         value = estimator.sample(name, distribution, key)
         if isinstance(estimator, MultiSampleEstimator):
-            value = estimator.weigh(value, _path_weight(scope.context, name, estimator))
+            value = estimator.weigh(value, path_weight(scope.context, name, estimator))
         if scope.context.mode is Mode.SCOUT and estimator.claim.kind != "biased":
             scope.context.findings.reparameterised = True
             value = jumps.marked(name, value)
     elif isinstance(estimator, ScoreEstimator):
-        _refuse_after_weighted_path(scope.context, name, estimator)
+        refuse_after_weighted_path(scope.context, name, estimator)
         return _score_choice(scope, name, distribution, estimator, key)
     else:
         raise EstimatorError(
@@ -164,12 +177,13 @@ def cost(
     """Add to the program's cost where it stands: later choices are not credited with it.
 
     `along="y"` lines a [T] cost up with the tokens of the sequence choice "y": a token is credited
-    with the costs from its position on (return-to-go). `shares={"z": c}` credits the elements of
+    with the costs from its position on (return-to-go); their sum counts where "y" has no score (it
+    is enumerated, or scored by a model). `shares={"z": c}` credits the elements of
     the choice "z" with those of c, of the shape of its log-prob, in place of the whole cost: right
     where the rest of the cost does not depend on the element. Other choices are credited as ever.
     """
     scope = require_scope("A cost")
-    value = jnp.asarray(value, jnp.float32)
+    value = jnp.asarray(value, float)
     if along is None and value.shape != ():
         raise ChoiceError(
             f"A cost of shape {value.shape} is not a scalar.",
@@ -245,93 +259,6 @@ def _no_host(where: str) -> ChoiceError:
         cause="it is called once for all lanes on the host, which needs a recording.",
         remedy="use bft.fit or bft.program.record, or write the evidence in JAX "
         "(bft.evidence.potential, prefix_potential).",
-    )
-
-
-def _applied(context: Context, name: str, given: Estimator | None) -> Estimator:
-    estimator = given or context.estimator
-    if estimator is None:
-        raise EstimatorError(
-            f"The choice {name!r} has no estimator.",
-            cause="neither draw nor the surrounding expectation or fit names one.",
-            remedy="pass one, e.g. bft.draw(name, d, bft.estimators.leave_one_out(8)).",
-        )
-    _require_claim(context.require, name, estimator)
-    if isinstance(estimator, MultiSampleEstimator) and context.multi_sample is None:
-        raise EstimatorError(
-            f"{type(estimator).__name__} at the choice {name!r} stands outside bft.log_mean_exp.",
-            cause="it weighs the lanes of a multi-sample bound against each other.",
-            remedy="draw in bft.log_mean_exp(lambda k: log_weight, K), or use leave_one_out or "
-            "reparameterize.",
-        )
-    if estimator.num_samples > 1:
-        context.findings.lane_counts.add(estimator.num_samples)
-    if len(context.findings.lane_counts) > 1:
-        raise EstimatorError(
-            f"The choice {name!r} asks for {estimator.num_samples} lanes; the program already has "
-            f"one that asks for {min(context.findings.lane_counts - {estimator.num_samples})}.",
-            cause="num_samples replicates the whole program, so it has one value.",
-            remedy="give all estimators of the program the same num_samples.",
-        )
-    return estimator
-
-
-def _require_distribution(name: str, distribution: Any) -> None:
-    if not callable(getattr(distribution, "sample", None)):
-        raise ChoiceError(
-            f"The choice {name!r} is drawn from a {type(distribution).__name__}, which cannot be "
-            "sampled.",
-            cause="a guide without its prompt, a function, or an array in place of a distribution.",
-            remedy="pass a numpyro distribution, guide(x), or an object with sample(key) and "
-            "log_prob(value).",
-        )
-
-
-def _require_density(name: str, distribution: Any) -> None:
-    if not callable(getattr(distribution, "log_prob", None)):
-        raise ChoiceError(
-            f"The choice {name!r} is drawn from a {type(distribution).__name__}, which has no "
-            "density.",
-            cause="a sampler without log_prob(value), whose score or weight is asked for.",
-            remedy="give it a log_prob, reparameterize it, or describe it as a program: "
-            "bft.distributions.marginal(bft.model(fn)(...), keep, proposal).",
-        )
-
-
-def _path_weight(context: Context, name: str, estimator: Estimator) -> Array:
-    lane = context.multi_sample
-    assert lane is not None
-    lane.asked.add(name)
-    if lane.weight is None or len(lane.asked) > 1:
-        raise EstimatorError(
-            f"{type(estimator).__name__} at the choice {name!r} is not alone in its lane.",
-            cause="a second choice, or one in a plate, scan, cond or inner bound; in a chain their "
-            "weights would multiply.",
-            remedy="draw one vector, or give the other choices reparameterize.",
-        )
-    return lane.weight
-
-
-def _refuse_after_weighted_path(context: Context, name: str, estimator: Estimator) -> None:
-    lane = context.multi_sample
-    if lane is not None and lane.asked:
-        raise EstimatorError(
-            f"The choice {name!r} with {type(estimator).__name__} follows {min(lane.asked)!r}, "
-            "which is doubly reparameterised.",
-            cause="where it depends on that choice, its score would be weighted like a path.",
-            remedy="draw it before, use reparameterize for it, or reparameterize for the other.",
-        )
-
-
-def _require_claim(required: str | None, name: str, estimator: Estimator) -> None:
-    claim = estimator.claim
-    if required is None or claim.kind == "exact" or claim.kind == required:
-        return
-    raise EstimatorError(
-        f"The choice {name!r} has the estimator {type(estimator).__name__}, which is {claim}.",
-        cause=f"the expectation requires estimators that are {required}.",
-        remedy="use an estimator whose claim is at least that (docs/estimators.md lists them), or "
-        "leave out require=.",
     )
 
 

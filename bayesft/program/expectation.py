@@ -88,6 +88,12 @@ class Expectation:
         def run(first):
             rest = (first, *args[1:])
             findings = scout(self.program, self.estimator, rest, self.require)
+            if missing := sorted(set(findings.states) - set(states)):
+                raise EstimatorError(
+                    f"The states lack those of the choices {missing}.",
+                    cause="no states, or those of another program.",
+                    remedy="start from init, and go on with what step returns.",
+                )
             return self._run(key, states, rest, findings)
 
         (value, after), gradient = jax.value_and_grad(run, has_aux=True)(args[0])

@@ -5,7 +5,7 @@ traced program, and where a user's line compares, rounds or indexes by a marked 
 it is marked as a jump; a jump that reaches the cost is refused. `stop_gradient` takes marks away:
 it says that no gradient is expected there, as straight-through estimators do. Functions of JAX and
 of other libraries are trusted to be as smooth as their derivatives say (`relu`, `logsumexp`, the
-checks of a log-prob), unless they return integers or round.
+checks of a log-prob), unless they return integers, round, take remainders or rank.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from bayesft.errors import EstimatorError
 
 MARK = "bayesft reparameterised "
 COMPARED = {"lt", "le", "gt", "ge", "eq", "ne"}
-ROUNDED = {"floor", "ceil", "round", "sign", "rint", "trunc", "fix", "floor_divide", "heaviside"}
-INDEXED = {"argmax", "argmin"}
+ROUNDED = {"floor", "ceil", "round", "around", "sign", "copysign", "rint", "trunc", "fix"}
+ROUNDED |= {"heaviside", "floor_divide", "divmod", "mod", "fmod", "remainder", "rem", "modf"}
+RANKED = {"rankdata", "unwrap"}
 LIBRARIES = ("bayesft", "numpyro", "flax", "optax", "tensorflow_probability", "genjax", "distrax")
 DIRECT = ("array_methods.py", "ufuncs.py", "lax_numpy.py", "reductions.py", "lax.py")
+DIRECT += ("array_constructors.py", "scalar_types.py")
 """Files of JAX whose functions are operations by themselves: their callers are the ones to ask."""
 MACHINERY = ("core.py", "partial_eval.py", "pjit.py", "source_info_util.py", "traceback_util.py")
 """Files of JAX that stand between any operation and who asks for it."""
@@ -112,25 +114,36 @@ def _step(equation: Any, inputs: list[Marks]) -> list[Marks]:
         inner = _opened(params["jaxpr"])
         if not _is_library(str(inner.debug_info.func_filename)):
             return _walk(inner, inputs)
-        name = params.get("name", name)
-        returns_integers = any(not _is_float(out) for out in equation.outvars)
-        return _jumped(equation, name, outputs) if returns_integers or name in ROUNDED else outputs
-    loses = name == "convert_element_type" and not _is_float(equation.outvars[0])
-    compares = name in COMPARED and equation.invars[0] is not equation.invars[1]  # x != x: a NaN
-    if loses or compares or name in ROUNDED | INDEXED:
-        return _jumped(equation, name, outputs)
-    return outputs
+        return _jumped(equation, params.get("name", name), outputs)
+    if name == "is_finite" or name.startswith("custom_"):  # the latter have their own derivative
+        return outputs
+    if name in COMPARED and equation.invars[0] is equation.invars[1]:  # x != x: a NaN
+        return outputs
+    return _jumped(equation, name, outputs)
 
 
 def _jumped(equation: Any, name: str, outputs: list[Marks]) -> list[Marks]:
-    """The outputs of an operation that jumps, where a line of the user's asks for it."""
+    """The outputs of an operation, those marked that jump where a line of the user's asks for it.
+
+    What is rounded jumps, what is no float, and what is sorted by something else.
+    """
+    sorts = equation.primitive.name == "sort"  # not jnp.sort, which has one output
+    own = equation.params["num_keys"] if sorts else len(outputs)
+    jumps = [
+        name in ROUNDED | RANKED or not _is_float(out) or at >= own
+        for at, out in enumerate(equation.outvars)
+    ]
     choices = frozenset(mark for mark in outputs[0] if isinstance(mark, str))
     floats = any(_is_float(atom) for atom in equation.invars)
+    if not (any(jumps) and choices and floats):
+        return outputs
     place = _line_of_the_user(equation.source_info.traceback)
-    if not choices or not floats or place is None:
+    if place is None:
         return outputs
     kind = "compared" if name in COMPARED else "rounded" if name in ROUNDED else "made an integer"
-    return [marks | {Jump(choices, f"{kind} ({name})", place)} for marks in outputs]
+    kind = "ordered by" if sorts or name in RANKED else kind
+    jump = Jump(choices, f"{kind} ({name})", place)
+    return [marks | {jump} if at else marks for marks, at in zip(outputs, jumps, strict=True)]
 
 
 def _scan(equation: Any, inputs: list[Marks]) -> list[Marks]:

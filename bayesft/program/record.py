@@ -113,11 +113,13 @@ def record(
             raise ValueError("the program asks for evidence in Python; pass resolve=")
         answers = answer(pending.request, resolve)
         pending = proceed(program, args, pending, answers, **how)
-    if unknown := sorted(set(given or ()) - set(pending.recording.stored)):
+    recorded = set(pending.recording.stored) & set(pending.recording.data)
+    if unknown := sorted(set(given or ()) - recorded):
         raise ChoiceError(
-            f"Values are given for {unknown}, which the program does not choose.",
-            cause="a misspelt name, a choice in a plate or scan, or one that is reparameterised.",
-            remedy=f"give values for {sorted(pending.recording.stored)}, by their names.",
+            f"Values are given for {unknown}, which the program does not choose and record.",
+            cause="a misspelt name, a choice in a plate or scan, one that is reparameterised, or "
+            "one beside a choice that takes several paths, which runs its scope again.",
+            remedy=f"give values for {sorted(recorded)}, by their names.",
         )
     return pending.recording
 

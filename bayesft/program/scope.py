@@ -203,22 +203,23 @@ class Scope:
     def close(self, value: PyTree, returned: Array | float) -> Outcome:
         """Credit every choice with the costs that come after it.
 
-        A cost along a sequence choice credits each of its tokens with the costs from it on.
+        A cost along a sequence choice credits each of its tokens with the costs from it on, where
+        the choice is differentiated by its score.
         """
-        names = {name for _, name, _ in self._terms}
         for _, _, along, _ in self._costs:
-            if along is not None and along not in names:
+            what = "" if along is None else self._names.get(along, "nothing")
+            if what and not what.startswith(("The choice", "The log-prob")):  # the latter: given
                 raise ChoiceError(
-                    f"A cost lines up with {along!r}, which is no score-type choice before it in "
-                    "the same scope.",
-                    cause="a misspelt name, or a choice in another plate, scan or estimator kind.",
+                    f"A cost lines up with {along!r}, which is no choice of the same scope.",
+                    cause="a misspelt name, or a choice in another plate, scan or cond.",
                     remedy="name a sequence choice of this scope in bft.cost(..., along=...).",
                 )
-        total = jnp.asarray(returned, jnp.float32)
+        # In the default precision: float64 where that is enabled.
+        total = jnp.asarray(returned, float)
         total += sum((cost.sum() for _, cost, *_ in self._costs), jnp.zeros(()))
         terms = {}
         for order, name, term in self._terms:
-            later = jnp.asarray(returned, jnp.float32)
+            later = jnp.asarray(returned, float)
             along_this = jnp.zeros(term.log_prob.shape)
             for at, cost, along, shares in self._costs:
                 if name in shares:

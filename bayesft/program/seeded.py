@@ -12,15 +12,16 @@ from jaxtyping import Array, Float
 
 from bayesft.base import Key, PyTree
 from bayesft.errors import ChoiceError
+from bayesft.program.logits import differentiable
 
 
 def adopted(distribution: Any) -> Any:
-    """The distribution as `draw` calls it: one of TFP in a wrapper, any other as it is.
+    """The distribution as `draw` calls it: one of TFP in a wrapper, any other with its derivatives.
 
     Raises ChoiceError for one that was made for another backend than JAX.
     """
     if hasattr(distribution, "has_rsample") or not hasattr(distribution, "reparameterization_type"):
-        return distribution
+        return differentiable(distribution)
     kind = type(distribution)
     if ".substrates.jax." not in " ".join(base.__module__ for base in kind.__mro__):
         raise ChoiceError(

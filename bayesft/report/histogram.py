@@ -40,8 +40,12 @@ def column_heights(masses: Float[np.ndarray, " B"], peak: float, num_rows: int) 
 
 
 def sparkline(values: Float[np.ndarray, " N"], width: int) -> str:
-    """A curve in one row of blocks: means of consecutive chunks, scaled to their range."""
+    """A curve in one row of blocks: means of consecutive chunks, scaled to their range.
+
+    Values that are not finite are left out.
+    """
     values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
     chunks = np.array_split(values, min(width, len(values))) if len(values) else []
     means = np.asarray([chunk.mean() for chunk in chunks])
     if not len(means):

@@ -51,7 +51,8 @@ class ByRejection(FromPrior):
             token, _ = inverse_cdf(uniforms, search.logits)
             _, increment = prefixes.step(token)
             counts = open_(search)
-            accepted = counts & (increment > -jnp.inf)
+            # Unequal to -inf, not above it: NaN must come through to where it is noticed.
+            accepted = counts & (increment != -jnp.inf)
             refused = counts & ~accepted
             mass = jnp.exp(jnp.take_along_axis(prior, token[..., None], -1)[..., 0])
             rejected = search.rejected + jnp.where(refused, mass, 0.0)

@@ -19,11 +19,19 @@ inserts the collectives: a value never depends on them beyond rounding.
 
 Laws, tested in tests/sharding on 4 devices and on 2 processes × 2 devices: fits and draws equal
 those of one device within float error, ancestors exactly; parameters and caches have a share of
-their bytes on each device; Python evidence is called once per row over all processes.
+their bytes on each device; Python evidence is called once per row over all processes. What one
+process finds on disk, all go by (`agreed`).
 """
 
 from bayesft.sharding.exchange import copy_rows
-from bayesft.sharding.hosts import is_writer, shared, to_host
+from bayesft.sharding.hosts import (
+    agreed,
+    any_process,
+    is_writer,
+    num_processes,
+    shared,
+    to_host,
+)
 from bayesft.sharding.mesh import PARAMETERS, ROWS, is_set, num_shares, on
 from bayesft.sharding.parameters import gathered, place, product, shard
 from bayesft.sharding.rows import join, require_split, split, split_prompts, split_rows, splits
@@ -31,11 +39,14 @@ from bayesft.sharding.rows import join, require_split, split, split_prompts, spl
 __all__ = [
     "PARAMETERS",
     "ROWS",
+    "agreed",
+    "any_process",
     "copy_rows",
     "gathered",
     "is_set",
     "is_writer",
     "join",
+    "num_processes",
     "num_shares",
     "on",
     "place",

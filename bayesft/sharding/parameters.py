@@ -6,6 +6,7 @@ https://arxiv.org/abs/2304.11277.)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -47,11 +48,14 @@ def gathered(tree: Any) -> Any:
     return jax.tree.map(_gather, tree) if is_set() else tree
 
 
-def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x @ kernel, the kernel being whole while it is used: the backward pass gathers it again."""
+def product(x: jax.Array, kernel: Any, full: Callable[[Any], jax.Array]) -> jax.Array:
+    """x @ full(kernel), the kernel being whole while it is used; the backward pass gathers again.
+
+    It travels as it is kept, in int8 for instance, and `full` makes an array of it where it is.
+    """
     if not is_set():
-        return x @ kernel
-    return jax.checkpoint(lambda x, kernel: x @ gathered(kernel))(x, kernel)
+        return x @ full(kernel)
+    return jax.checkpoint(lambda x, kernel: x @ full(gathered(kernel)))(x, kernel)
 
 
 @jax.custom_vjp
@@ -74,8 +78,9 @@ _gather.defvjp(_forward, _backward)
 def _placed(array: Any) -> Any:
     if not isinstance(array, jax.Array | np.ndarray):
         return array
-    trainable = jnp.issubdtype(array.dtype, np.inexact)
-    spec = spec_of(array.shape) if trainable else PartitionSpec()
+    # Tokens and tables of integers are wider than int8, in which kernels are kept.
+    is_kernel = array.dtype == np.int8 or jnp.issubdtype(array.dtype, np.inexact)
+    spec = spec_of(array.shape) if is_kernel else PartitionSpec()
     sharding = NamedSharding(jax.sharding.get_mesh(), spec)
     local = not isinstance(array, jax.Array) or array.is_fully_addressable
     is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)

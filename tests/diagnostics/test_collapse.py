@@ -124,6 +124,16 @@ def test_distinct_by_hand():
     np.testing.assert_allclose(by_words.distinct[0], [1, np.nan, np.nan])
 
 
+def test_distinct_looks_at_all_chains():
+    """Draws of a chain stand together; the first ones alone would show its first state twice."""
+    target = replicated(IN_JAX, 1)
+    draws = rejection(4).run(target, jax.random.key(0))
+    tokens = jnp.array([[[0, 2, 2, 2], [0, 2, 2, 2], [1, 2, 2, 2], [1, 2, 2, 2]]])
+    draws = dataclasses.replace(draws, tokens=tokens, lengths=jnp.full((1, 4), 2))
+    found = collapse(target, jax.random.key(0), draws={"d": draws}, num_samples=2)["d"]
+    assert found.distinct[0, 0] == 1
+
+
 def test_a_collapsed_guide_is_seen():
     sharp = guide().with_params(jax.tree.map(lambda a: 8.0 * a, guide().params))
     table = collapse(replicated(IN_JAX, 1), jax.random.key(0), guides={"sharp": sharp})

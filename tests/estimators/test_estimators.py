@@ -176,6 +176,28 @@ def test_implicit_gradients_of_a_dirichlet_agree_with_the_closed_form():
     bft.testing.assert_unbiased(gradient, exact[1], family=2, resolution=0.05)
 
 
+@pytest.mark.parametrize(
+    ("of", "trials"),
+    [
+        (lambda logit: dist.Bernoulli(logits=logit), 1),
+        (lambda logit: dist.Bernoulli(logits=logit).expand([2]).to_event(1), 2),
+        (lambda logit: dist.Binomial(3, logits=logit), 3),
+    ],
+    ids=["bernoulli", "event", "binomial"],
+)
+def test_gradients_at_a_logit_of_0(of, trials):
+    """Where guides start, and where numpyro's log-probs take |logit|."""
+    cost = lambda logit, estimator: 5.0 + jnp.sum(bft.draw("y", of(logit), estimator))
+    value, gradient = bft.expectation(
+        lambda t: cost(t, bft.estimators.score_function())
+    ).value_and_grad(jax.random.key(2), 0.0)
+    np.testing.assert_allclose(gradient, value * (value - 5.0 - trials / 2), rtol=1e-5)
+    if trials != 2:
+        exact = bft.expectation(lambda t: cost(t, bft.estimators.enumerate()))
+        value, gradient = exact.value_and_grad(jax.random.key(2), 0.0)
+        np.testing.assert_allclose([value, gradient], [5 + trials / 2, trials / 4], rtol=1e-5)
+
+
 def test_a_moving_average_is_carried_and_cuts_the_variance():
     average = bft.estimators.moving_average(0.9)
 
@@ -185,6 +207,8 @@ def test_a_moving_average_is_carried_and_cuts_the_variance():
 
     with pytest.raises(EstimatorError, match=r"\['b'\].*state[\s\S]*init and step"):
         program.estimate(jax.random.key(0), 0.3)
+    with pytest.raises(EstimatorError, match=r"lack those of the choices \['b'\][\s\S]*init"):
+        program.step(jax.random.key(0), {}, 0.3)
 
     def run(key):
         def step(states, i):

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import pickle
+import threading
 
 import jax
 import numpy as np
@@ -12,7 +14,7 @@ from fitting.tiny import LOO, count, fit, outcome
 
 import bayesft as bft
 from bayesft.errors import CheckpointError, CheckpointWarning
-from bayesft.io import archive
+from bayesft.io import archive, sealed
 
 MODES = {
     "in order": {},
@@ -112,7 +114,7 @@ def test_a_damaged_state_is_set_aside_for_the_one_before(how, folder, whole):
 def test_a_flipped_bit_of_an_array_is_noticed_by_its_digest(digests, tmp_path, monkeypatch):
     """Planted bug: without digests Orbax reads the array as it is, and it is another one."""
     if digests == "ignored":
-        monkeypatch.setattr(archive, "_digests", lambda path: {})
+        monkeypatch.setattr(sealed, "digests", lambda path: {})
     states = [{"w": jax.random.normal(jax.random.key(i), (64, 64))} for i in (0, 1)]
     with bft.io.checkpoint(tmp_path).opened() as opened:
         for step, state in enumerate(states):
@@ -135,6 +137,42 @@ def test_what_a_killed_save_leaves_is_removed(folder, whole):
         fitted = resumed(folder)
     assert len([w for w in said if w.category is CheckpointWarning]) == 2
     np.testing.assert_array_equal(outcome(fitted), whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("digests", PermissionError("denied")), ("read_json", MemoryError("full"))]
+)
+def test_a_state_that_cannot_be_read_is_not_called_damaged(name, error, folder, whole, monkeypatch):
+    def fail(path):
+        raise error
+
+    with monkeypatch.context() as broken, pytest.raises(type(error)):
+        broken.setattr(sealed, name, fail)
+        resumed(folder)
+    np.testing.assert_array_equal(outcome(resumed(folder)), whole)
+    assert not list(folder.glob("damaged*"))
+
+
+def test_a_folder_that_may_not_be_listed_is_not_called_damaged(tmp_path, monkeypatch):
+    """pathlib's rglob would find it empty."""
+    (tmp_path / "inner").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if "inner" in str(path):
+            raise PermissionError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError):
+        sealed.digests(tmp_path)
+
+
+def test_what_writes_is_closed(folder):
+    """No thread of Orbax is left; a writer that stays open has one."""
+    before = set(threading.enumerate())
+    resumed(folder)
+    assert set(threading.enumerate()) <= before
 
 
 def test_nothing_whole_is_an_error_every_time(folder):
@@ -177,14 +215,14 @@ def test_one_run_at_a_time(folder):
 
 def test_a_save_that_fails_costs_a_state_and_nothing_else(tmp_path, whole, monkeypatch):
     """Said at the next step; tests/fitting/test_kill.py fills a disk."""
-    digests = archive._digests
+    digests = sealed.digests
 
     def full(folder):
         if folder.name.endswith("3"):
             raise OSError(errno.ENOSPC, "No space left on device")
         return digests(folder)
 
-    monkeypatch.setattr(archive, "_digests", full)
+    monkeypatch.setattr(sealed, "digests", full)
     with pytest.warns(CheckpointWarning, match="after step 3 is not saved .*No space left"):
         fitted = resumed(tmp_path)
     np.testing.assert_array_equal(outcome(fitted), whole)

@@ -87,6 +87,11 @@ def test_its_support_is_enumerated():
         assert jnp.allclose(one, other, atol=1e-5)
 
 
+def test_a_listed_support_is_no_constraint_that_importance_checks():
+    run = program(E.importance(choice(coin_and_die, THETA), 2), support=SUPPORT)
+    assert jnp.isfinite(run.estimate(jax.random.key(0), THETA))
+
+
 def test_samples_follow_the_log_prob():
     d = choice(coin_and_die, THETA)
     keys = jax.random.split(jax.random.key(1), 5_000)

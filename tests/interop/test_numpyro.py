@@ -263,7 +263,8 @@ def coins_tables(params):
 
 
 def test_enumerated_sites_are_exact():
-    params = {"logits": jnp.array([0.5, -0.2, 0.3])}
+    """At a logit of 0 as well, where a Bernoulli's log-prob takes |logit|."""
+    params = {"logits": jnp.array([0.0, -0.2, 0.3])}
     run = bft.expectation(program(coins, coins_guide), estimator=E.enumerate(), require="exact")
     found = jax.jit(run.value_and_grad)(jax.random.key(0), params, 0.7)
 

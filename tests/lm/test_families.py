@@ -65,6 +65,11 @@ SLIDING, FULL = "sliding_attention", "full_attention"
             {"sliding_window": 5, "max_window_layers": 6, "use_sliding_window": True},
             [None] * 6 + [5] * 2,
         ),
+        (
+            "qwen2",
+            {"sliding_window": 5, "max_window_layers": 0, "use_sliding_window": True},
+            [5] * 8,
+        ),
         ("qwen3", {"use_sliding_window": True}, [None] * 8),  # layers from the 28th on
         (
             "qwen3",
@@ -209,6 +214,7 @@ def test_scalings_of_rotary_positions_that_are_not_implemented(model_type: str, 
         ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "sets attn_logit_softcapping"),
         ("gemma3_text", {"rope_parameters": {"rope_theta": 1e6}}, "sets rope_theta"),
+        ("gpt_neox", {"rotary_pct": 0.25, "partial_rotary_factor": 0.5}, "sets rotary_pct to 0.25"),
         ("gpt_neo", {"attention_types": [[["global"], 3]]}, "8 layers and says how 3"),
         ("gpt_neo", {"attention_types": ["global"]}, "sets attention_types"),
         ("gpt_neo", {"attention_types": [[["dilated"], 8]]}, "'dilated'"),

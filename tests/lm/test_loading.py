@@ -105,8 +105,9 @@ def test_linear_scaling_divides_positions(config: dict, tiny):
 
 def test_eos_comes_from_the_generation_config_first(folder: Path):
     assert bayesft.lm.load(folder).eos == (2,)
-    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 2]}')
-    assert bayesft.lm.load(folder).eos == (7, 2)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 2, 7]}')
+    assert bayesft.lm.load(folder, tokenizer=False).eos == (7, 2)
+    assert bayesft.lm.load(folder).eos == (2, 7)  # what ends a text for the tokenizer comes first
     (folder / "generation_config.json").write_text('{"eos_token_id": null}')
     assert bayesft.lm.load(folder).eos == (2,)
 
@@ -120,6 +121,16 @@ def test_old_gpt2_checkpoints_have_no_prefix_and_hold_masks(golden: Path, tmp_pa
     edit_tensors(folder, lambda t: {k.removeprefix("transformer."): v for k, v in t.items()} | mask)
     found = bayesft.lm.load(folder, tokenizer=False)
     same(found.weights, bayesft.lm.load(golden / "gpt2", tokenizer=False).weights)
+
+
+def test_a_tied_head_may_be_stored_again_but_not_with_other_values(tied, tmp_path: Path):
+    tied.save(tmp_path)
+    embedding = np.asarray(tied.weights["embedding"])
+    edit_tensors(tmp_path, lambda tensors: tensors | {"lm_head.weight": embedding})
+    same(bayesft.lm.load(tmp_path, tokenizer=False).weights, tied.weights)
+    edit_tensors(tmp_path, lambda tensors: tensors | {"lm_head.weight": embedding + 1})
+    with pytest.raises(ModelError, match="ties the head"):
+        bayesft.lm.load(tmp_path, tokenizer=False)
 
 
 def test_two_loads_share_their_traces(folder: Path):

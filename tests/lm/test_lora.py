@@ -123,8 +123,9 @@ def test_mistakes_are_named(tiny, guide):
             bayesft.lm.lora(tiny, key=key, target_modules=["q_proj", outside])
     with pytest.raises(GuideError, match="no module of the names given"):
         bayesft.lm.lora(tiny, key=key, target_modules=[])
-    with pytest.raises(GuideError, match="no module"):
-        bayesft.lm.lora(tiny, key=key, target_modules=r"model\.layers\.0\..*")  # one layer only
+    for pattern in (r"model\.layers\.0\..*", "(q_proj"):  # one layer only; no pattern
+        with pytest.raises(GuideError, match="no module"):
+            bayesft.lm.lora(tiny, key=key, target_modules=pattern)
     with pytest.raises(GuideError, match="LoraGuide"):
         bayesft.lm.lora(guide, key=key)
 
@@ -195,7 +196,10 @@ def test_rank_stabilised_adapters_scale_by_the_root_of_the_rank(tiny, adapter: P
         ("rank_pattern", {"q_proj": 2}),
         ("alpha_pattern", {"q_proj": 2}),
         ("layers_to_transform", [0]),
+        ("layers_to_transform", 0),
         ("init_lora_weights", "pissa"),
+        ("init_lora_weights", "lora_ga"),
+        ("kasa_config", {"beta": 1e-4}),
         ("peft_type", "IA3"),
         ("r", 0),
         ("lora_alpha", None),

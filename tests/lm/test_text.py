@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import bayesft.lm
-from bayesft.errors import PromptError
+from bayesft.errors import ModelError, PromptError
 from bayesft.lm.chat import render_chat
 
 TEXTS = ("Once upon a time", "  two  spaces\nand a line", "café ☃", "<s>already begun", "")
@@ -84,6 +84,35 @@ def test_add_bos_token_overrules_the_post_processor(folder: Path, add_bos: bool 
     options = {"bos_token": {"content": "<s>"}, "add_bos_token": add_bos}
     (folder / "tokenizer_config.json").write_text(json.dumps(options))
     assert bayesft.lm.load(folder).encode("a") == ids
+
+
+ADDED = {
+    "1": {"content": "<s>", "special": True},
+    "2": {"content": "</s>", "special": True, "rstrip": True},
+    "23": {"content": "<|im_end|>", "special": True},
+    "24": {"content": "<think>", "special": False},
+}
+
+
+def test_tokens_that_only_the_config_adds_are_those_of_transformers(folder: Path):
+    """A mark that tokenizer.json does not know would be split like any text."""
+    transformers = pytest.importorskip("transformers")
+    options = {"bos_token": "<s>", "eos_token": "</s>", "added_tokens_decoder": ADDED}
+    (folder / "tokenizer_config.json").write_text(json.dumps(options))
+    tokenizer = bayesft.lm.load(folder).card.tokenizer
+    reference = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    ids = tokenizer.encode_plain("a<|im_end|> <think>b</s> c")
+    assert ids == [3, 23, 24, 4, 2, 5]
+    assert ids == reference("a<|im_end|> <think>b</s> c", add_special_tokens=False).input_ids
+    decoded = reference.decode(ids, skip_special_tokens=True)
+    assert tokenizer.decode(ids, continues=False) == decoded and "think" in decoded
+
+
+def test_added_tokens_of_another_tokenizer_are_refused(folder: Path):
+    options = {"added_tokens_decoder": ADDED | {"30": {"content": "<tool>", "special": True}}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(options))
+    with pytest.raises(ModelError, match="'<tool>' the id 30"):
+        bayesft.lm.load(folder)
 
 
 # ---- chat ---------------------------------------------------------------------------------------

@@ -93,6 +93,19 @@ def test_the_renyi_bound_is_iwae_at_0_and_for_one_draw():
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), left, right)
 
 
+def test_the_renyi_bound_is_continuous_at_1():
+    """At α = 1 it is reverse KL of the same draws; α is within 1e-6 of it, and floats are not."""
+    draws = lambda guide, target, x: plate(lambda _: draw_log_weight(guide, target, x), 3)
+    mean = lambda *args: -draws(*args).mean()
+    for alpha in (1 - 1e-6, 1 + 1e-6):
+        pairs = zip(
+            *(estimates(f, ALL["score_function"], 3) for f in (objectives.renyi(alpha, 3), mean)),
+            strict=True,
+        )
+        for left, right in pairs:
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), left, right)
+
+
 @pytest.mark.parametrize("name", ["iwae", "renyi"])
 def test_enumeration_of_several_draws_is_refused(name):
     with pytest.raises(EstimatorError, match="leave_one_out"):

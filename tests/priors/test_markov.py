@@ -33,6 +33,11 @@ def test_the_three_token_language():
     assert len(exact.tokens) == 1 + 2 + 4 + 8 + 16
 
 
+def test_eos_given_twice_counts_once():
+    exact = enumerate_target(Target(markov(INITIAL, ROWS, eos=[2, 2]), max_new_tokens=4))
+    assert abs(exact.log_z) < 1e-6 and len(exact.tokens) == 1 + 2 + 4 + 8 + 16
+
+
 def test_prompt_comes_first():
     prior = EXAMPLES[0][0]
     after_a = enumerate_target(Target(prior, prompts=["ba"], max_new_tokens=1))

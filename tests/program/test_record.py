@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 
 import bayesft as bft
@@ -233,6 +234,19 @@ def test_evidence_in_a_scan_or_an_unrecorded_program_is_refused(targets, guide):
     program = bft.expectation(bft.objectives.reverse_kl, estimator=LOO)
     with pytest.raises(ChoiceError, match="not recorded"):
         program.estimate(jax.random.key(0), bind(guide, HORIZON), target, x)
+
+
+def test_values_given_beside_an_enumerated_choice_are_refused(targets):
+    """Its paths would draw the choice themselves, whatever is given for it."""
+    xs = targets["device"].xs
+
+    def program(p, x):
+        y = bft.draw("y", dist.Bernoulli(probs=p), bft.estimators.score_function())
+        return 1.0 * y + bft.draw("z", dist.Bernoulli(probs=p), bft.estimators.enumerate())
+
+    given = {"y": (jnp.ones((3, 1), jnp.int32), None)}
+    with pytest.raises(ChoiceError, match=r"given for \['y'\][\s\S]*several paths"):
+        record(program, jax.random.key(0), (0.3,), xs, given=given)
 
 
 def test_costs_along_a_sequence_credit_each_token_with_what_follows(language, guide):

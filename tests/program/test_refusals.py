@@ -56,6 +56,15 @@ def test_a_cost_that_is_nan_comes_with_the_choices():
     assert jnp.isnan(jax.jit(lambda k: run.estimate(k, 0.3))(jax.random.key(0)))
 
 
+def test_a_cost_that_is_nan_along_a_choice_comes_with_it():
+    def program(t):
+        y = bft.draw("y", dist.Bernoulli(probs=0.5).expand([2]), SCORE)
+        bft.cost(jnp.log(-1.0 - y), along="y")
+
+    with pytest.raises(CostError, match=r"NaN, where y = \[[01] [01]\]"):
+        estimate(program)
+
+
 def test_a_lane_with_a_number_is_not_blamed():
     """Of eight lanes those with b = 1 have no number; a path of an enumeration has no values."""
     lanes = bft.estimators.leave_one_out(num_samples=8)
@@ -78,6 +87,36 @@ def test_what_cannot_be_sampled_or_has_no_density():
     assert jnp.isfinite(estimate(lambda t: bft.draw("y", sampler, PATH)))
     with pytest.raises(ChoiceError, match=r"'y'.*function, which cannot be sampled"):
         estimate(lambda t: bft.draw("y", lambda key: 0.0, SCORE))
+
+
+def test_a_models_choice_has_a_density_and_values_of_its_shape():
+    sampler = types.SimpleNamespace(sample=lambda key: jax.random.normal(key))
+    drawn = bft.model(lambda d: bft.draw("y", d))
+    for attempt in (
+        lambda: drawn(sampler).sample(jax.random.key(0)),
+        lambda: drawn(sampler).log_density({"y": jnp.zeros(())}),
+        lambda: estimate(lambda t: bft.estimate_log_prob("y", sampler, t)),
+    ):
+        with pytest.raises(ChoiceError, match=r"'y'.*SimpleNamespace.*no density"):
+            attempt()
+    with pytest.raises(ChoiceError, match=r"'y' is given.*\(3,\); it has \(\)[\s\S]*plate"):
+        drawn(dist.Normal(0.0, 1.0)).condition({"y": jnp.zeros(3)}).log_density({})
+    wide = dist.Normal(0.0, 1.0).expand([3]).to_event(1)
+    with pytest.raises(ChoiceError, match=r"shape \(\); it has \(3,\)"):
+        drawn(wide).log_prob({"y": jnp.zeros(())})
+
+
+@pytest.mark.parametrize("estimator", [SCORE, ENUMERATE, bft.estimators.importance(BIT, 2)])
+def test_a_mask_takes_the_density_away(estimator):
+    """Two masked values have the weights 1 and 1, and a masked score is 0."""
+    for masked in (BIT.mask(jnp.array(False)), BIT.mask(jnp.array(False)).expand([2]).to_event(1)):
+        with pytest.raises(ChoiceError, match=r"'b' is drawn from a masked BernoulliProbs"):
+            estimate(lambda t, d=masked: jnp.sum(1.0 * bft.draw("b", d, estimator)))
+
+
+def test_a_scan_has_a_number_of_steps():
+    with pytest.raises(ChoiceError, match=r"scan/0.*number of steps[\s\S]*length="):
+        estimate(lambda t: bft.scan(lambda c, _: (c, None), 0.0)[0])
 
 
 def test_an_enumeration_runs_in_parts_and_is_exact(monkeypatch):

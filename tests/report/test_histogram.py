@@ -50,3 +50,4 @@ def test_sparkline_shows_means_of_chunks():
     assert sparkline(np.array([1.0, 1.0, 3.0, 3.0]), 2) == "▁█"
     assert sparkline(np.ones(3), 8) == "▁▁▁"
     assert sparkline(np.array([]), 8) == ""
+    assert sparkline(np.array([np.nan, 1.0, np.inf, 2.0, -np.inf]), 8) == "▁█"

@@ -8,7 +8,7 @@ from samplers.claims import FAMILY, assert_proper_weights
 from samplers.language import LANGUAGE, POLICIES, TOKEN_BY_TOKEN, WITHOUT_B, guide, replicated
 
 from bayesft._sample import sample
-from bayesft.errors import SamplerError, SupportWarning
+from bayesft.errors import BayesftError, SamplerError, SupportWarning
 from bayesft.evidence import prefix_potential
 from bayesft.priors import markov
 from bayesft.samplers import (
@@ -62,6 +62,13 @@ def test_a_dead_end_kills_the_particle_without_nan():
         alive = np.isfinite(np.asarray(draws.log_weights))
         assert not np.isnan(np.asarray(draws.log_weights)).any()
         assert (alive == (ended & (np.asarray(draws.tokens)[..., 0] == 2))).all()
+
+
+def test_an_increment_that_is_nan_is_an_error_and_no_constraint():
+    nowhere = prefix_potential(lambda state, token: (state, jnp.nan * token), ())
+    for proposal in (locally_optimal(), adaptive_weighted_rejection()):
+        with pytest.raises(BayesftError, match=r"nan|NaN"):
+            sample(Target(LANGUAGE, nowhere, max_new_tokens=2), importance(8, proposal), KEY)
 
 
 def test_a_proposal_in_a_proposal_is_refused():

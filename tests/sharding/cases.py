@@ -1,10 +1,12 @@
 """What runs on one device, on four, and on two processes of two: the same program, named results.
 
 `python cases.py <results.npz> <name>,<name>,…` runs cases over all devices there are;
-`$BAYESFT_PROCESS` = "port,number,id" makes it one of several processes.
+`$BAYESFT_PROCESS` = "port,number,id" makes it one of several processes. Cases ahead of a "/" run
+first, in a process that is killed, under "port/port".
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +17,11 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.experimental import multihost_utils
+from sharding import kept
 
 import bayesft as bft
 import bayesft.lm
+from bayesft.base import Horizon, Prompt
 from bayesft.samplers import sequential
 
 CONFIG = {
@@ -219,6 +223,37 @@ def fit_a_user_module(mesh) -> Results:
     return _of_fit(fitted, bft.sharding.to_host)
 
 
+def int8_kernels(mesh) -> Results:
+    """Log-probs of an adapter over them, and its gradient; every device has a share."""
+    mesh = mesh and jax.make_mesh((jax.device_count(),), ("fsdp",))
+    lm = bayesft.lm.quantize(model())
+    guide = bayesft.lm.lora(lm, rank=2, key=jax.random.key(2))
+    params = jax.tree.map(lambda a: a + 0.1, guide.params)
+    x = Prompt(jnp.array([1, 5, 6], jnp.int32), jnp.int32(3), jnp.int32(0))
+    rows = jnp.arange(16, dtype=jnp.int32).reshape(4, NUM_TOKENS) + 3
+
+    @jax.jit
+    def score(params, guide):
+        horizon = Horizon(NUM_TOKENS)
+        log_probs = jax.vmap(guide.with_params(params).token_log_probs, (0, None, None))
+        found = log_probs(rows, x, horizon)
+        return found.sum(), found
+
+    with bft.sharding.on(mesh):
+        params, guide = bft.sharding.place((params, guide))
+        (_, log_probs), gradient = jax.value_and_grad(score, has_aux=True)(params, guide)
+    found = {"log_probs": np.asarray(log_probs)}
+    for path, leaf in jax.tree.leaves_with_path(gradient):
+        found[jax.tree_util.keystr(path)] = np.asarray(leaf)
+    if mesh is None:
+        return found
+    with bft.sharding.on(mesh):
+        compiled = score.lower(params, guide).compile().as_text()
+    kernels = [leaf for leaf in jax.tree.leaves(guide.weights) if leaf.dtype == np.int8]
+    shares = [_share(leaf) for leaf in kernels]
+    return found | {"share": np.asarray(shares), "compiled": np.asarray(compiled)}
+
+
 CASES = {
     case.__name__: case
     for case in (
@@ -228,6 +263,7 @@ CASES = {
         fit_a_markov_guide,
         fit_an_adapter,
         fit_a_user_module,
+        int8_kernels,
     )
 }
 """What gives the same numbers whatever the mesh."""
@@ -264,7 +300,7 @@ def _share(array: jax.Array) -> np.ndarray:
 
 def saved(mesh) -> Results:
     """Parameters whose shares lie in both processes, written and read."""
-    folder = Path(os.environ["BAYESFT_FOLDER"])
+    folder = Path(os.environ["BAYESFT_FOLDER"]) / "saved"
     guide = model().trainable()
     with bft.sharding.on(mesh):
         guide.with_params(bft.sharding.place(guide.params)).save(folder)
@@ -296,15 +332,36 @@ OTHERS = {case.__name__: case for case in (layout, saved, failing_evidence)}
 
 
 def run(names: list[str], mesh) -> Results:
-    found = {name: (CASES | OTHERS)[name](mesh) for name in names}
+    found = {name: (CASES | OTHERS | kept.CASES)[name](mesh) for name in names}
     return {f"{name}/{key}": a for name, case in found.items() for key, a in case.items()}
 
 
+def join(port: str, number: str, process_id: str) -> None:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"localhost:{port}", int(number), int(process_id))
+
+
+def end_early(names: str, *process: str) -> None:
+    """Run cases in a process that does not survive them; JAX has not started yet, and may fork."""
+    if pid := os.fork():
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+        return
+    try:
+        join(*process)
+        run(names.split(","), None)
+    finally:
+        os._exit(1)
+
+
 def main(path: str, names: str) -> None:
+    *killed, names = names.split("/")
     if process := os.environ.get("BAYESFT_PROCESS"):
-        port, number, process_id = map(int, process.split(","))
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(f"localhost:{port}", number, process_id)
+        ports, number, process_id = process.split(",")
+        *before, port = ports.split("/")
+        for each, first in zip(killed, before, strict=True):
+            end_early(each, first, number, process_id)
+        join(port, number, process_id)
     mesh = jax.make_mesh((2, jax.device_count() // 2), ("data", "fsdp"))
     np.savez(path, **run(names.split(","), mesh))  # pyright: ignore[reportArgumentType]
 

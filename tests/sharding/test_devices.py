@@ -1,6 +1,7 @@
 """Fits and draws over several devices and processes equal those of one device."""
 
 import functools
+import importlib.util
 import os
 import re
 import socket
@@ -20,6 +21,8 @@ from bayesft.samplers.resampling import draw_ancestors
 TOLERANCE = 64 * np.finfo(np.float32).eps
 """Of the largest entry: up to 4096 terms summed in another order differ by some √4096 roundings."""
 ON_FOUR = ("smc_from_a_guide", "fit_all_parameters", "fit_a_markov_guide", "fit_a_user_module")
+if importlib.util.find_spec("qwix"):
+    ON_FOUR += ("int8_kernels",)
 ON_TWO = ("smc_of_a_language_model", "fit_an_adapter")
 SECONDS = 600
 COLLECTIVE = re.compile(
@@ -30,19 +33,19 @@ COLLECTIVE = re.compile(
 class Run:
     """Cases on several devices, started now and waited for when their results are asked for."""
 
-    def __init__(self, folder: Path, names: tuple[str, ...], num_devices: int, process: str = ""):
-        self.path = folder / f"{process or 'all'}.npz"
+    def __init__(self, folder: Path, names: str, num_devices: int, process: str = ""):
+        self.path = folder / f"{process[-1] if process else 'all'}.npz"
         here = Path(__file__).parent
         environment = {
             **os.environ,
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
             "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(here.parents[1]),
+            "PYTHONPATH": os.pathsep.join([str(here.parents[1]), str(here.parent)]),
             "BAYESFT_PROCESS": process,
-            "BAYESFT_FOLDER": str(folder / "saved"),
+            "BAYESFT_FOLDER": str(folder),
         }
         self.process = subprocess.Popen(
-            [sys.executable, str(here / "cases.py"), str(self.path), ",".join(names)],
+            [sys.executable, str(here / "cases.py"), str(self.path), names],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -60,12 +63,13 @@ class Run:
 def runs(tmp_path_factory) -> Iterator[tuple[Run, list[Run]]]:
     """One process of four devices, and two of two: they run while this one computes the truth."""
     folder = tmp_path_factory.mktemp("runs")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    names = (*ON_TWO, "saved", "failing_evidence")
-    two = [Run(folder, names, 2, f"{port},2,{process}") for process in range(2)]
-    four = Run(folder, (*ON_FOUR, "layout"), 4)
+    with socket.socket() as first, socket.socket() as second:
+        for free in (first, second):
+            free.bind(("localhost", 0))
+        ports = f"{first.getsockname()[1]}/{second.getsockname()[1]}"
+    names = ",".join(("killed/kept", *ON_TWO, "saved", "failing_evidence"))
+    two = [Run(folder, names, 2, f"{ports},2,{process}") for process in range(2)]
+    four = Run(folder, ",".join((*ON_FOUR, "layout")), 4)
     yield four, two
     for run in (four, *two):
         run.process.kill()
@@ -162,6 +166,15 @@ def test_a_token_costs_two_small_collectives(four):
     assert len(found[True]) == 6  # embedding, head, and four kernels of the one layer
 
 
+@pytest.mark.skipif("int8_kernels" not in ON_FOUR, reason="int8 weights need qwix (extra int8)")
+def test_int8_kernels_are_split_and_travel_as_int8(four):
+    found = four()
+    assert set(found["int8_kernels/share"].tolist()) == {0.25}
+    gathered = {match[1] for match in COLLECTIVE.finditer(str(found["int8_kernels/compiled"]))}
+    kernels = {"s8[64,64]", "s8[64,128]", "s8[96,64]", "s8[64,192]"}
+    assert gathered == kernels | {"f32[128,64]"}  # embedding and head
+
+
 def test_what_two_processes_hold_is_saved(two):
     weights = jax.tree.leaves_with_path(cases.model().weights)
     for path, expected in weights:
@@ -176,3 +189,33 @@ def test_evidence_that_raises_in_one_process_raises_in_all(two):
     assert "Row 4 is bad." in second
     for results in two():
         assert (results["failing_evidence/answers"] == np.arange(5)).all()
+
+
+def test_a_killed_fit_of_two_processes_goes_on_to_the_same_bits(two):
+    for results in two():
+        assert np.array_equal(results["kept/killed"], results["kept/whole"])
+        assert results["kept/killed/steps"].tolist() == [2, 3, 4]
+        assert set(results["kept/split"].tolist()) == {True, False}
+
+
+def test_sigterm_in_one_process_ends_both_and_an_error_in_both_saves(two):
+    for results in two():
+        assert "SIGTERM ended the fit. The state after 2 steps" in str(results["kept/interrupted"])
+        assert "The state after 4 steps" in str(results["kept/failed"])
+
+
+def test_a_damaged_state_makes_both_processes_use_the_one_before(two):
+    steps = [f"step-0000000{step}{end}" for step in (3, 4, 5) for end in ("", ".json")]
+    damaged = ["damaged-step-00000004", "damaged-step-00000004.json"]
+    for results in two():
+        assert np.array_equal(results["kept/mended"], results["kept/whole"])
+        assert results["kept/mended/steps"].tolist() == [3, 4]
+        assert results["kept/files"].tolist() == [*damaged, "lock", *steps]
+
+
+def test_what_is_refused_is_refused_in_both_processes(two):
+    for results in two():
+        assert "in use by process" in str(results["kept/in use"])
+        assert "after 5 steps, and num_steps=1" in str(results["kept/fewer"])
+        assert "2 processes would each write" in str(results["kept/alone"])
+        assert results["kept/met"].tolist() == [False, True]

@@ -72,6 +72,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
             remedy=f"use a model of one of the supported types: {', '.join(sorted(FAMILIES))}",
         )
     settings = Settings(config)
+    settings.require("is_causal", True)  # transformers reads it for every family
     architecture = FAMILIES[model_type](settings)
     settings.finish()
     if architecture.num_heads % architecture.num_key_heads:

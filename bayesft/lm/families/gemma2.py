@@ -22,6 +22,7 @@ def gemma2(settings: Settings) -> Architecture:
     """Reads a config with `model_type` "gemma2"."""
     base = gemma_decoder(settings, max_positions=8192)
     window = settings.optional_integer("sliding_window", 4096)
+    settings.require("sliding_window_size", window)  # the same in some configs
     return dataclasses.replace(
         base,
         windows=read_windows(settings, base.num_layers, window, lambda layer: layer % 2 == 0),

@@ -21,5 +21,5 @@ def upper_windows(settings: Settings, num_layers: int) -> Windows:
     """Windows from layer `max_window_layers` on, where `use_sliding_window` switches them on."""
     used = settings.flag("use_sliding_window", False)
     window = settings.optional_integer("sliding_window", 4096)
-    first = settings.integer("max_window_layers", 28)
+    first = settings.integer("max_window_layers", 28, least=0)
     return read_windows(settings, num_layers, window if used else None, lambda i: i >= first)

@@ -106,8 +106,8 @@ class Incremental:
     def start(
         self, module: Any, tokens: Array, length: Array, num_particles: int, max_new_tokens: int
     ) -> tuple[Carried, Float[Array, "P N V"]]:
-        prompts = split_prompts((tokens, length), num_particles)
-        cache, logits = self.init(module, *prompts, max_new_tokens)
+        rows, lengths = split_prompts((tokens, length), num_particles)
+        cache, logits = self.init(module, rows, lengths, max_new_tokens)
         repeat = functools.partial(jnp.repeat, repeats=num_particles, axis=0)
         cache = _of_rows(lambda rows: split_rows(jax.tree.map(repeat, rows)), cache)
         return Carried(cache, length), _per_particle(logits.astype(jnp.float32), num_particles)

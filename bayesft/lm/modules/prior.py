@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bayesft.base import Guide, Horizon, Prompt, PyTree
@@ -22,6 +21,7 @@ from bayesft.lm.modules.decoding import Decoding, Incremental, InitFn, LogitsFn,
 from bayesft.lm.modules.form import Form, take_apart
 from bayesft.lm.text_prior import TextPrior
 from bayesft.lm.tokenizer import Tokenizer, read_tokenizer
+from bayesft.priors.corpus import distinct
 from bayesft.sharding import gathered
 
 
@@ -194,7 +194,7 @@ def from_module(
         )
     form, params, rest = take_apart(module, variables)
     vocab_size = vocab_size_of(form, params, rest, logits_fn)
-    ends = tuple(int(token) for token in np.atleast_1d(np.asarray(eos)))
+    ends = distinct(eos)
     if not ends or any(not 0 <= token < vocab_size for token in ends):
         raise ModelError(
             f"eos={eos} is no token of a vocabulary of {vocab_size}.",
