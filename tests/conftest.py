@@ -39,6 +39,22 @@ jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+MOST_MAPS = 30_000
+"""Compiled programs take memory maps, of which Linux gives a process 65530: then LLVM crashes."""
+
+_since_looked = 0
+
+
+def pytest_runtest_teardown() -> None:
+    """Forget compiled programs before there are too many; the cache on disk has them."""
+    global _since_looked
+    _since_looked += 1
+    maps = Path("/proc/self/maps")
+    if _since_looked < 20 or not maps.exists():
+        return
+    _since_looked = 0
+    if maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
