@@ -24,7 +24,7 @@ class Objective(Member):
 
 
 _ONE_DRAW = ("leave-one-out", "moving-average", "score-function")
-_SEVERAL_DRAWS = ("vimco", "moving-average", "score-function")
+_SEVERAL_DRAWS = ("moving-average", "score-function")
 _DRAWS = {"num_samples": "num_samples"}
 
 OBJECTIVES = {
@@ -32,7 +32,7 @@ OBJECTIVES = {
     "forward-kl": Objective("objectives.forward_kl", {"particles": "sampler"}),
     "f-divergence": Objective("objectives.f_divergence", {"generator": "f"}, _ONE_DRAW, ""),
     "chi-upper-bound": Objective("objectives.chi_upper_bound", {"order": "order"}, _ONE_DRAW, ""),
-    "iwae": Objective("objectives.iwae", _DRAWS, _SEVERAL_DRAWS),
+    "iwae": Objective("objectives.iwae", _DRAWS, ("vimco", *_SEVERAL_DRAWS)),
     "renyi": Objective("objectives.renyi", {"alpha": "alpha", **_DRAWS}, _SEVERAL_DRAWS),
     "log-variance": Objective("objectives.log_variance", _DRAWS, (), "nats²"),
     "reweighted-wake-sleep": Objective("objectives.reweighted_wake_sleep", _DRAWS),

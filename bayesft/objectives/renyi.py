@@ -37,9 +37,9 @@ def renyi(alpha: float, num_samples: int) -> Renyi:
     """The K-sample estimate of D_α(q ‖ p*) − log Z in nats, at least −log Z for every K and α ≥ 0.
 
     Minimised by q = p*. α = 0 is `iwae`, α → 1 is reverse KL, α > 1 is more mode-seeking still; the
-    estimate tends to D_α − log Z with K, and K = 1 is reverse KL for every α. Estimators as for
-    `iwae`. Raises ObjectiveError for K < 1, α < 0 and α = 1, HardConstraintError for hard
-    constraints, TargetError for data. (Li and Turner 2016, sections 3 and 4.)
+    estimate tends to D_α − log Z with K, and K = 1 is reverse KL for every α. Estimators of one
+    path, without `vimco`. Raises ObjectiveError for K < 1, α < 0 and α = 1, HardConstraintError for
+    hard constraints, TargetError for data. (Li and Turner 2016, sections 3 and 4.)
     """
     if alpha == 1:
         raise ObjectiveError(
