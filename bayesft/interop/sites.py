@@ -18,6 +18,7 @@ from bayesft.base import Estimator, Key, PyTree
 from bayesft.errors import ChoiceError, EstimatorError
 from bayesft.estimators import Reparameterize, reparameterize
 from bayesft.program import draw
+from bayesft.program.choices import innermost
 from bayesft.program.logits import differentiable
 from bayesft.program.scope import require_scope
 
@@ -222,10 +223,7 @@ def _estimator(name: str, fn: dist.Distribution, infer: dict[str, Any]) -> Estim
             remedy='use infer={"estimator": bft.estimators.enumerate()}.',
         )
     default = require_scope(f"The choice {name!r}").context.estimator
-    base = fn
-    while isinstance(base, dist.Independent | dist.ExpandedDistribution):
-        base = base.base_dist
-    if isinstance(base, dist.Delta) or (default is None and fn.has_rsample):
+    if isinstance(innermost(fn), dist.Delta) or (default is None and fn.has_rsample):
         return reparameterize()  # a Delta is a function of what was drawn: it has no score
     if default is None:
         raise EstimatorError(
@@ -247,15 +245,12 @@ def _unmasked(name: str, fn: dist.Distribution) -> tuple[dist.Distribution, Arra
         if isinstance(fn, dist.MaskedDistribution):
             mask = fn._mask if mask is None else mask & fn._mask
         fn = fn.base_dist
-    inner = fn
-    while isinstance(inner, dist.Independent | dist.ExpandedDistribution):
-        inner = inner.base_dist
-        if isinstance(inner, dist.MaskedDistribution):
-            raise ChoiceError(
-                f"The guide's site {name!r} has a mask under to_event.",
-                cause="its log-prob is then not that of what it samples.",
-                remedy="mask the site after to_event, or by numpyro.handlers.mask.",
-            )
+    if isinstance(innermost(fn), dist.MaskedDistribution):
+        raise ChoiceError(
+            f"The guide's site {name!r} has a mask under to_event.",
+            cause="its log-prob is then not that of what it samples.",
+            remedy="mask the site after to_event, or by numpyro.handlers.mask.",
+        )
     return (fn if fn.batch_shape == batch_shape else fn.expand(batch_shape)), mask
 
 

@@ -64,9 +64,7 @@ def require_density(name: str, distribution: Any) -> None:
             remedy="give it a log_prob, reparameterize it, or describe it as a program: "
             "bft.distributions.marginal(bft.model(fn)(...), keep, proposal).",
         )
-    inner = distribution
-    while isinstance(inner, dist.Independent | dist.ExpandedDistribution):
-        inner = inner.base_dist
+    inner = innermost(distribution)
     if isinstance(inner, dist.MaskedDistribution):
         raise ChoiceError(
             f"The choice {name!r} is drawn from a masked {type(inner.base_dist).__name__}.",
@@ -74,6 +72,13 @@ def require_density(name: str, distribution: Any) -> None:
             "scores would be lost and sums over the support would not be expectations.",
             remedy="draw it without the mask, and multiply what the cost makes of it by the mask.",
         )
+
+
+def innermost(distribution: Any) -> Any:
+    """What stands under numpyro's to_event and expand, down to a mask if there is one."""
+    while isinstance(distribution, dist.Independent | dist.ExpandedDistribution):
+        distribution = distribution.base_dist
+    return distribution
 
 
 def require_shape(name: str, distribution: Any, value: PyTree) -> None:
