@@ -13,6 +13,7 @@ from bayesft.errors import ModelError
 from bayesft.lm.architecture import Architecture
 from bayesft.lm.families import read_architecture
 from bayesft.lm.tokenizer import Tokenizer
+from bayesft.priors.corpus import distinct
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ def make_card(
     eos = _eos(config, generation_config or {}, architecture.vocab_size)
     if tokenizer is not None and tokenizer.eos in eos:
         # The first is what is put behind a text: of a chat model, what ends a turn.
-        eos = tuple(dict.fromkeys((tokenizer.eos, *eos)))
+        eos = distinct((tokenizer.eos, *eos))
     bos = config.get("bos_token_id")
     if tokenizer is not None and tokenizer.bos is not None:
         bos = tokenizer.bos
@@ -86,4 +87,4 @@ def _eos(
                 f"eos_token_id {token!r} is no token of a vocabulary of {vocab_size}.",
                 remedy="correct eos_token_id in generation_config.json or config.json",
             )
-    return tuple(dict.fromkeys(tokens))
+    return distinct(tokens)
