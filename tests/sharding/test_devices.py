@@ -72,7 +72,8 @@ def runs(tmp_path_factory) -> Iterator[tuple[Run, list[Run]]]:
     four = Run(folder, ",".join((*ON_FOUR, "layout")), 4)
     yield four, two
     for run in (four, *two):
-        run.process.kill()
+        with run.process:  # closes its pipe: xdist may have left its results to another worker
+            run.process.kill()
 
 
 @pytest.fixture
