@@ -22,6 +22,7 @@ from bayesft import (
 from bayesft._fit import fit
 from bayesft._sample import sample
 from bayesft.base import Prior, Prompt
+from bayesft.base.compiler_memory import give_back_after_compiling
 from bayesft.diagnostics import certify
 from bayesft.draws import Draws, Status
 from bayesft.fitting.info import Fitted
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from bayesft import interop, io, lm, testing, track
 
 __version__ = "0.1.0"
+give_back_after_compiling()
 _LAZY = ("interop", "io", "lm", "testing", "track")
 
 

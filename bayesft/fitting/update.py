@@ -24,9 +24,12 @@ def update(objective, estimator, optimizer, micro_batch, params, state, frame, t
         micro_batch=micro_batch,
     )
     norm = optax.tree.norm(gradient)
-    updates, after = optimizer.update(gradient, state, params)
-    # Chosen here, for what is donated cannot be gone back to.
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
-    kept = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-    params, state = kept(optax.apply_updates(params, updates), params), kept(after, state)
+
+    def stepped():
+        updates, after = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), after
+
+    # Chosen here, for what is donated cannot be gone back to; by cond, which writes in place.
+    params, state = jax.lax.cond(finite, stepped, lambda: (params, state))
     return *shard((params, state)), value, norm

@@ -38,13 +38,21 @@ class PromptCache:
 
 @dataclasses.dataclass(frozen=True)
 class Alone:
-    """The new tokens see each other, causally; keeps their keys and values per row."""
+    """The tokens see each other, causally; keeps their keys and values per row.
+
+    None sees the first ones, if these are `padding`.
+    """
+
+    padding: Int[Array, ""] | None = None
 
     def attend(
         self, sight: Sight, query: Heads, keys: Heads, values: Heads
     ) -> tuple[Heads, KeyValue]:
         keys, values = _rows(keys), _rows(values)
-        visible = sight.sees(distances(query.shape[2]))
+        num_tokens = query.shape[2]
+        visible = sight.sees(distances(num_tokens))
+        if self.padding is not None:
+            visible &= (jnp.arange(num_tokens, dtype=jnp.int32) >= self.padding)[None]
         return attend(query, keys, values, visible, cap=sight.cap), (keys, values)
 
 

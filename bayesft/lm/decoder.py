@@ -16,6 +16,7 @@ from bayesft.lm.architecture import Activation, Architecture
 from bayesft.lm.attention import Sight
 from bayesft.lm.linear import Adapter, Factor, Linear
 from bayesft.lm.norm import Norm
+from bayesft.lm.products import AsDots
 from bayesft.lm.rotary import Rotation
 from bayesft.sharding import gathered
 
@@ -184,7 +185,7 @@ class Decoder(nnx.Module):
         for rope, block in zip(self.ropes, self.layers, strict=True):
             run = functools.partial(block, rotation=rotations[rope], context=context)
             if self.remat is not None:
-                run = jax.checkpoint(run, policy=self.remat)
+                run = jax.checkpoint(run, policy=AsDots(self.remat))
             x, keys = run(x)
             kept.append(keys)
         return self.final_norm(x), tuple(kept)

@@ -27,6 +27,10 @@ from bayesft.lm.saving import save_model
 from bayesft.lm.text_prior import TextPrior
 from bayesft.sharding import gathered
 
+ALONG = 8
+"""A prompt goes along with completions at least so many times its size. It is then computed for
+each of them, at most an eighth more to compute, in a program of half the size."""
+
 
 class DecoderPrior(TextPrior):
     """A prior whose next-token logits come from a decoder; subclasses say where its arrays are."""
@@ -109,11 +113,7 @@ class DecoderPrior(TextPrior):
     def token_log_probs(
         self, tokens: Int[Array, " T"], x: Prompt, horizon: Horizon
     ) -> Float[Array, " T"]:
-        """Teacher-forced log-probs [T] of one completion in nats, 0 on padding.
-
-        The prompt is a pass of its own that depends on x alone: under a `vmap` over completions
-        it runs once per prompt.
-        """
+        """Teacher-forced log-probs [T] of one completion in nats, 0 on padding."""
         decoder, hidden = self.decoder(), self.hidden_states(tokens, x)
         log_probs = log_probs_of(tokens, hidden, decoder.output_rows, decoder.logit_cap)
         return horizon.finish(log_probs, tokens, self.eos)
@@ -122,9 +122,23 @@ class DecoderPrior(TextPrior):
         return self.decoder().logits(self.hidden_states(tokens, x))
 
     def hidden_states(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, "T D"]:
-        """Teacher-forced: row t is the normed hidden state that token t is drawn from."""
+        """Teacher-forced: row t is the normed hidden state that token t is drawn from.
+
+        A prompt is a pass of its own that depends on x alone: under a `vmap` over completions it
+        runs once per prompt. One much shorter than its completion goes along with it instead.
+        """
         self._require_room(x, tokens.shape[0])
         decoder = self.decoder()
+        size = x.tokens.shape[0]
+        if x.soft is None and size * ALONG <= tokens.shape[0]:
+            index = jnp.arange(size + tokens.shape[0] - 1, dtype=jnp.int32)
+            # A prompt has a token, so that one of size 1 has no padding.
+            padding = None if size == 1 else size - x.length
+            moved = x.tokens if padding is None else jnp.roll(x.tokens, padding)
+            positions = index if padding is None else jnp.maximum(index - padding, 0)
+            both = jnp.concatenate([moved, tokens[:-1]])
+            hidden, _ = decoder.hidden(both[None, None], positions[None, None], Alone(padding))
+            return hidden[0, 0, size - 1 :]
         hidden, prompt = engine.prefill(decoder, jax.tree.map(lambda a: a[None], x))
         if tokens.shape[0] == 1:
             return hidden

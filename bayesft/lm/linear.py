@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from bayesft.lm.architecture import Projection
+from bayesft.lm.products import rows_product
 from bayesft.sharding import gathered, product
 
 
@@ -85,7 +86,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*rows in"]) -> Float[Array, "*rows out"]:
         flat = x.reshape(-1, x.shape[-1])
-        y = product(flat, self.kernel.get_value(), full)
+        y = product(flat, self.kernel.get_value(), _times)
         if self.bias is not None:
             y = y + self.bias[...][None]
         if any(factors is not None for factors in self.factors):
@@ -95,17 +96,22 @@ class Linear(nnx.Module):
     def _low_rank(self, x: Float[Array, "rows in"]) -> Float[Array, "rows out"]:
         """Σ over slots of scale · (x A) B, with one product for all A."""
         present = [factors for factors in self.factors if factors is not None]
-        inner = self.scale * (x @ jnp.concatenate([_factor(f.a, x) for f in present], 1))
+        all_a = jnp.concatenate([_factor(f.a, x) for f in present], 1)
+        inner = self.scale * rows_product(x, all_a)
         inner = iter(jnp.split(inner, len(present), axis=1))
         return jnp.concatenate(
             [
                 jnp.zeros((x.shape[0], slot.size), x.dtype)
                 if factors is None
-                else next(inner) @ _factor(factors.b, x)
+                else rows_product(next(inner), _factor(factors.b, x))
                 for slot, factors in zip(self.slots, self.factors, strict=True)
             ],
             axis=1,
         )
+
+
+def _times(x: Array, kernel: Any) -> Array:
+    return rows_product(x, full(kernel))
 
 
 def _factor(factor: Factor, x: Array) -> Array:

@@ -11,6 +11,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, Int
 
 from bayesft.lm.activations import soft_cap
+from bayesft.lm.products import rows_product
 
 CHUNKS = (512, 4096)
 """Fewest and most rows of the head per chunk, a power of two; vocabularies up to the most are not
@@ -151,7 +152,7 @@ def _are(tokens: Int[Array, " T"], start: Array | int, size: int) -> Bool[Array,
 
 
 def _logits(hidden: Array, rows: Array, cap: float | None) -> Float[Array, "T V"]:
-    return soft_cap(jnp.matmul(hidden, rows.T, preferred_element_type=jnp.float32), cap)
+    return soft_cap(rows_product(hidden, rows, axis=1, dtype=jnp.float32), cap)
 
 
 def _bent(weights: Array, capped: Array, cap: float | None) -> Array:

@@ -48,14 +48,16 @@ def gathered(tree: Any) -> Any:
     return jax.tree.map(_gather, tree) if is_set() else tree
 
 
-def product(x: jax.Array, kernel: Any, full: Callable[[Any], jax.Array]) -> jax.Array:
-    """x @ full(kernel), the kernel being whole while it is used; the backward pass gathers again.
+def product(
+    x: jax.Array, kernel: Any, multiply: Callable[[jax.Array, Any], jax.Array]
+) -> jax.Array:
+    """multiply(x, kernel), the kernel whole while it is used; the backward pass gathers it again.
 
-    It travels as it is kept, in int8 for instance, and `full` makes an array of it where it is.
+    It travels as it is kept, in int8 for instance.
     """
     if not is_set():
-        return x @ full(kernel)
-    return jax.checkpoint(lambda x, kernel: x @ full(gathered(kernel)))(x, kernel)
+        return multiply(x, kernel)
+    return jax.checkpoint(lambda x, kernel: multiply(x, gathered(kernel)))(x, kernel)
 
 
 @jax.custom_vjp

@@ -1,0 +1,105 @@
+"""Products of rows with a matrix, one product however many `vmap`s the rows stand under."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+rows_product_p = Primitive("rows_product")
+
+
+def rows_product(
+    x: Float[Array, "rows in"],
+    matrix: Float[Array, "in out"],
+    *,
+    axis: int = 0,
+    dtype: DTypeLike | None = None,
+) -> Float[Array, "rows out"]:
+    """Σ_i x[r, i]·matrix[i, o], or matrix[o, i] for `axis=1`; summed in `dtype`, if one is given.
+
+    Under a `vmap` over x alone, lanes are more rows. So the gradient of a sum over lanes along the
+    matrix sums over one axis, as of one long x: over two, lanes and rows, which `x @ matrix` would
+    leave there, XLA transposes every operand first.
+    """
+    common = jnp.result_type(x, matrix)
+    x, matrix = x.astype(common), matrix.astype(common)
+    return rows_product_p.bind(x, matrix, axes=(1, axis), dtype=dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class AsDots:
+    """A policy of `jax.checkpoint` to which these products are `dot_general`, as they become."""
+
+    policy: Callable[..., Any]
+
+    def __call__(self, primitive: Primitive, *avals: Any, **params: Any) -> Any:
+        if primitive is rows_product_p:
+            return self.policy(lax.dot_general_p, *avals, **_as_dot(**params))
+        return self.policy(primitive, *avals, **params)
+
+
+def _as_dot(axes: tuple[int, int], dtype: Any) -> dict[str, Any]:
+    """Parameters of the `dot_general` that sums over these axes of two matrices."""
+    return {
+        "dimension_numbers": ((axes[:1], axes[1:]), ((), ())),
+        "preferred_element_type": dtype,
+    }
+
+
+def _product(a: Array, b: Array, *, axes: tuple[int, int], dtype: Any) -> Array:
+    return lax.dot_general(a, b, **_as_dot(axes, dtype))
+
+
+def _shape(a: Any, b: Any, *, axes: tuple[int, int], dtype: Any) -> Any:
+    dot = _as_dot(axes, dtype)
+    aval, _ = lax.dot_general_p.abstract_eval(a, b, **dot, precision=None, out_sharding=None)
+    return aval
+
+
+def _along_first(cotangent: Array, a: Any, b: Array, *, axes: tuple[int, int], dtype: Any) -> Array:
+    free = 1 - axes[1]
+    settings = {"dtype": a.aval.dtype}
+    if axes[0] == 1:
+        return rows_product_p.bind(cotangent, b, axes=(1, free), **settings)
+    return rows_product_p.bind(b, cotangent, axes=(free, 1), **settings)
+
+
+def _along_second(
+    cotangent: Array, a: Array, b: Any, *, axes: tuple[int, int], dtype: Any
+) -> Array:
+    free = 1 - axes[0]
+    settings = {"dtype": b.aval.dtype}
+    if axes[1] == 0:
+        return rows_product_p.bind(a, cotangent, axes=(free, 0), **settings)
+    return rows_product_p.bind(cotangent, a, axes=(0, free), **settings)
+
+
+def _over_lanes(
+    operands: tuple[Array, Array],
+    dims: tuple[int | None, int | None],
+    *,
+    axes: tuple[int, int],
+    dtype: Any,
+) -> tuple[Array, int]:
+    a, b = operands
+    if dims[0] is None or dims[1] is not None or axes[0] != 1:
+        return jax.vmap(lambda a, b: _product(a, b, axes=axes, dtype=dtype), dims)(a, b), 0
+    lanes = jnp.moveaxis(a, dims[0], 0)
+    rows = rows_product_p.bind(lanes.reshape(-1, lanes.shape[2]), b, axes=axes, dtype=dtype)
+    return rows.reshape(*lanes.shape[:2], rows.shape[1]), 0
+
+
+rows_product_p.def_impl(_product)
+rows_product_p.def_abstract_eval(_shape)
+mlir.register_lowering(rows_product_p, mlir.lower_fun(_product, multiple_results=False))
+ad.defbilinear(rows_product_p, _along_first, _along_second)
+batching.primitive_batchers[rows_product_p] = _over_lanes
