@@ -105,13 +105,10 @@ def _facts(run: Run) -> str:
     facts = [f"Steps {first['step']} to {last['step']} in {_duration(took)}"]
     if last.get("num_tokens"):
         facts.append(f"{number(last['num_tokens'])} tokens")
-    for name in ("started", "devices"):
-        if name in run.environment:
-            facts.append(
-                f"{name} {run.environment[name]}"
-                if name == "started"
-                else str(run.environment[name])
-            )
+    times = (name for name in ("started", "resumed") if name in run.environment)
+    facts += [f"{name} {run.environment[name]}" for name in times]
+    if "devices" in run.environment:
+        facts.append(str(run.environment["devices"]))
     return " · ".join(facts)
 
 

@@ -43,19 +43,23 @@ class RunFolder:
         if not is_writer():
             return
         if not self._started:
-            self._start()
+            self._start(goes_on=info.step > 0)
         if info.due(self.every) and (rows := info.completions(self.num)):
             shown = [dataclasses.asdict(row) for row in rows]
             self._completions.append({"step": info.step, "completions": shown})
         self._metrics.append({"step": info.step, "time": int(time.time()), **info.scalars})
 
-    def _start(self) -> None:
+    def _start(self, goes_on: bool) -> None:
         # With the first step, when the fit has found the folder's states to be its own.
-        text = {"config": described(self.config), "environment": _environment()}
+        path, environment = self.folder / CONFIG, _environment()
+        if goes_on:
+            environment["resumed"] = environment.pop("started")
+            with contextlib.suppress(RunError):  # the file is written anew
+                earlier = _read_config(path).get("environment", {})
+                environment |= {name: earlier[name] for name in ("started",) if name in earlier}
         with self._writing():
-            (self.folder / CONFIG).write_text(
-                json.dumps(text, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
+            text = {"config": described(self.config), "environment": environment}
+            path.write_text(json.dumps(text, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         self._metrics = Lines(self.folder / METRICS)
         self._completions = Lines(self.folder / COMPLETIONS)
         self._started = True

@@ -116,6 +116,22 @@ def test_the_folder_has_every_step(everything):
     assert row["rewards"]["letters_a"] == row["log_evidence"] * 2
 
 
+def test_a_run_that_goes_on_keeps_the_time_it_started(tmp_path, monkeypatch):
+    def written(step: int, now: str) -> dict[str, str | None]:
+        monkeypatch.setattr(time, "strftime", lambda _: now)
+        info = types.SimpleNamespace(step=step, due=lambda _: False, scalars={"objective": 0.0})
+        track.run(tmp_path)(info)
+        environment = json.loads((tmp_path / "config.json").read_text())["environment"]
+        return {name: environment.get(name) for name in ("started", "resumed")}
+
+    assert written(0, "noon") == {"started": "noon", "resumed": None}
+    assert written(1, "one") == {"started": "noon", "resumed": "one"}
+    assert written(2, "two") == {"started": "noon", "resumed": "two"}
+    assert written(0, "ten") == {"started": "ten", "resumed": None}  # another fit in its place
+    (tmp_path / "config.json").write_text("{")
+    assert written(1, "eve") == {"started": None, "resumed": "eve"}
+
+
 def test_services_get_every_step_and_the_end(everything):
     for service in everything.services:
         assert [step for step, _ in service.run.logged] == [*range(NUM_STEPS)]
