@@ -43,6 +43,7 @@ MAX_FILE_LINES = 400
 MAX_ROOM_DOCSTRING_LINES = 40
 # What users who need none of it should not wait for, and what is never imported at all.
 NOT_ON_IMPORT = (
+    "scipy.stats",  # first: where it is imported as a planted bug, it looks for a real torch
     "torch",
     "transformers",
     "genjax",

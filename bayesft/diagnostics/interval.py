@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
+from scipy import special  # scipy.stats, whose quantiles these are, takes 33 MiB to import
 
 ROUNDING = 2.0**-20
 """Eight float32 roundings, relative to the size of a log-density."""
@@ -54,8 +54,8 @@ def mean_interval(
     mean = np.where(counted, values, 0.0).sum(1) / n
     square = np.where(counted, values - mean[:, None], 0.0) ** 2
     error = np.sqrt(square.sum(1) / (n - 1) / n)
-    lower = mean - stats.t.isf(lower_error, n - 1) * error
-    upper = mean + stats.t.isf(upper_error, n - 1) * error
+    lower = mean + special.stdtrit(n - 1, lower_error) * error
+    upper = mean - special.stdtrit(n - 1, upper_error) * error
     return Interval(np.where(known, lower, -np.inf), np.where(known, upper, np.inf))
 
 
@@ -63,6 +63,6 @@ def proportion_interval(
     hits: Int[np.ndarray, " P"], trials: int, lower_error: float, upper_error: float
 ) -> Interval:
     """Exact binomial limits of a proportion at the two error rates (Clopper and Pearson 1934)."""
-    lower = stats.beta.ppf(lower_error, hits, trials - hits + 1)
-    upper = stats.beta.isf(upper_error, hits + 1, trials - hits)
+    lower = special.betaincinv(hits, trials - hits + 1, lower_error)
+    upper = special.betainccinv(hits + 1, trials - hits, upper_error)
     return Interval(np.where(hits == 0, 0.0, lower), np.where(hits == trials, 1.0, upper))

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 
 from bayesft.diagnostics.interval import Interval
 
@@ -20,7 +20,7 @@ class Estimate:
 
     def interval(self, level: float) -> Interval:
         """Two-sided limits at a level, from the central limit theorem."""
-        half = stats.norm.isf((1 - level) / 2) * self.error
+        half = -special.ndtri((1 - level) / 2) * self.error
         with np.errstate(invalid="ignore"):
             return Interval(self.value - half, self.value + half)
 

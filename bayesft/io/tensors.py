@@ -115,8 +115,8 @@ def _no_weights(folder: Path, stem: str) -> ModelError:
         )
     return ModelError(
         f"{folder} has no {stem}.safetensors and no {stem}.safetensors.index.json.",
-        cause="the weights were not downloaded, or a repository on the Hub has them only as pickles "
-        "(*.bin), which are not fetched",
+        cause="the weights were not downloaded, or a repository on the Hub has them only as "
+        "pickles (*.bin), which are not fetched",
         remedy="download the *.safetensors files into the folder, or convert the pickles where you "
         "trust their source (model.save_pretrained in transformers does)",
     )

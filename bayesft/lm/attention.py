@@ -14,6 +14,8 @@ from bayesft.lm.activations import soft_cap
 
 MASKED = -1e30
 """Score of a masked position: finite, so that a fully masked row has no NaN."""
+SMALLEST_BLOCK, MOST_BLOCKS = 64, 4
+"""Queries per block of causal attention, and blocks: four leave out three eighths of the scores."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +77,28 @@ def attend(
     mixed = (mixed / total).astype(query.dtype)
     mixed = mixed.reshape(rows, heads, group, num_queries, head_dim)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(query.shape)
+
+
+def attend_causally(
+    query: Float[Array, "P N T heads_q head_dim"],
+    keys: Float[Array, "R heads T head_dim"],
+    values: Float[Array, "R heads T head_dim"],
+    visible: Bool[Array, "T T"],
+    shared: Shared | None = None,
+    cap: float | None = None,
+) -> Float[Array, "P N T heads_q head_dim"]:
+    """`attend` where no query sees a later key: in blocks of queries, over the keys up to each."""
+    num_tokens = query.shape[2]
+    size = max(SMALLEST_BLOCK, -(-num_tokens // MOST_BLOCKS))
+    blocks = []
+    for start in range(0, num_tokens, size):
+        end = min(start + size, num_tokens)
+        seen = shared
+        if shared is not None and shared.visible.shape[1] > 1:
+            seen = dataclasses.replace(shared, visible=shared.visible[:, start:end])
+        own = keys[:, :, :end], values[:, :, :end], visible[start:end, :end]
+        blocks.append(attend(query[:, :, start:end], *own, seen, cap))
+    return jnp.concatenate(blocks, axis=2)
 
 
 class _Part(NamedTuple):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from bayesft.lm.attention import Shared, Sight, attend, distances
+from bayesft.lm.attention import Shared, Sight, attend, attend_causally, distances
 from bayesft.lm.decoder import Heads
 
 type KeyValue = tuple[Array, Array]
@@ -53,7 +53,8 @@ class Alone:
         visible = sight.sees(distances(num_tokens))
         if self.padding is not None:
             visible &= (jnp.arange(num_tokens, dtype=jnp.int32) >= self.padding)[None]
-        return attend(query, keys, values, visible, cap=sight.cap), (keys, values)
+        mixed = attend_causally(query, keys, values, visible, cap=sight.cap)
+        return mixed, (keys, values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ class AfterPrompt:
         num_tokens = query.shape[2]
         visible = sight.sees(distances(num_tokens))
         shared = self.prompt.shared(sight, jnp.arange(num_tokens, dtype=jnp.int32))
-        return attend(query, keys, values, visible, shared, sight.cap), None
+        return attend_causally(query, keys, values, visible, shared, sight.cap), None
 
 
 @dataclasses.dataclass(frozen=True)
