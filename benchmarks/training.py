@@ -12,6 +12,7 @@ from peers import Peer, in_turns, report
 
 ASKED = {"sft": 0.95, "dpo": 0.85, "grpo": 0.7}
 ASKED_MEMORY = 0.7
+MORE = {"sft": "seconds_by_hand_in_jax", "grpo": "trl_seconds_with_kl"}
 NAMES = {
     "sft": "gradient step, 16 x 128 tokens",
     "dpo": "preference step, 16 pairs x 128 tokens, frozen reference",
@@ -24,6 +25,8 @@ def main(kinds: list[str]) -> None:
         with saved_model(SMALL) as (_, folder):
             peers = {"trl": kind} | ({"trl_kl": "grpo_kl"} if kind == "grpo" else {})
             started = [Peer("peer_trl.py", peer, folder) for peer in peers.values()]
+            if kind == "sft":
+                started.append(Peer("by_hand.py", folder, kind=None))
             try:
                 with Peer("steps.py", kind, folder, kind=None) as ours:
                     sides = [lambda side=side: _answer(side) for side in (ours, *started)]
@@ -42,7 +45,7 @@ def main(kinds: list[str]) -> None:
             trl_peak_mib=float(their_peak),
             memory_ratio=float(my_peak / their_peak),
             asked_memory_at_most=ASKED_MEMORY,
-            **({"trl_seconds_with_kl": float(more[0][0])} if more else {}),
+            **({MORE[kind]: float(more[0][0])} if more else {}),
         )
 
 

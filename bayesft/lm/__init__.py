@@ -12,15 +12,16 @@ takes a user's own Flax module (`modules`).
 
 One forward pass (`decoder`) serves every use; what differs is the *context* that attention sees:
 the tokens alone, a prompt before them, or a cache that one token at a time is written into. The
-prompt's cache is stored once per prompt, never per particle.
+prompt's cache is stored once per prompt, never per particle. Products with weights (`products`)
+take lanes of a `vmap` for rows.
 
 A family of models is a config reader and the names of its weights (`families`). A setting that is
 not implemented is refused, never ignored. A model folder is data: nothing in it is executed.
 
 Laws. Logits equal the reference implementation's to 1e-4 in float32, greedy tokens exactly.
-Stepping equals teacher forcing; a prompt in a batch equals the same prompt alone; padding changes
-nothing. Reordering equals a gather. Import after export, and export after import, are exact.
-Log-probs take memory that does not grow with T · V, and a frozen head no gradient. Remat changes no
+Stepping equals teacher forcing; a prompt in a batch equals the same prompt alone; padding and
+blocks of causal attention change nothing. Reordering equals a gather. Import after export, and
+export after import, are exact. Log-probs take memory that does not grow with T · V, and a frozen head no gradient. Remat changes no
 gradient. A LoRA guide starts equal to its prior.
 """
 
