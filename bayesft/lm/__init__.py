@@ -21,8 +21,8 @@ not implemented is refused, never ignored. A model folder is data: nothing in it
 Laws. Logits equal the reference implementation's to 1e-4 in float32, greedy tokens exactly.
 Stepping equals teacher forcing; a prompt in a batch equals the same prompt alone; padding and
 blocks of causal attention change nothing. Reordering equals a gather. Import after export, and
-export after import, are exact. Log-probs take memory that does not grow with T · V, and a frozen head no gradient. Remat changes no
-gradient. A LoRA guide starts equal to its prior.
+export after import, are exact. Log-probs take memory that does not grow with T · V, and a frozen
+head no gradient. Remat changes no gradient. A LoRA guide starts equal to its prior.
 """
 
 from bayesft.lm.language_model import FullGuide, LanguageModel
