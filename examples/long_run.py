@@ -57,7 +57,7 @@ def main(steps: int, num_tokens: int, save_every: int, folder: Path) -> None:
 
     finish(*fit, "--resume")
     finish("report", run)
-    finish("certify", *target, "--guide", guide, "--particles", 256)
+    finish("certify", *target, "--guide", guide, "--repeats", 32)
 
 
 if __name__ == "__main__":
