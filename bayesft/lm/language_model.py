@@ -130,7 +130,7 @@ class DecoderPrior(TextPrior):
         self._require_room(x, tokens.shape[0])
         decoder = self.decoder()
         size = x.tokens.shape[0]
-        if x.soft is None and size * ALONG <= tokens.shape[0]:
+        if x.soft is None and 0 < size * ALONG <= tokens.shape[0]:
             index = jnp.arange(size + tokens.shape[0] - 1, dtype=jnp.int32)
             # A prompt has a token, so that one of size 1 has no padding.
             padding = None if size == 1 else size - x.length
