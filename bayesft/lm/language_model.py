@@ -29,7 +29,7 @@ from bayesft.sharding import gathered
 
 ALONG = 8
 """A prompt goes along with completions at least so many times its size. It is then computed for
-each of them, at most an eighth more to compute, in a program of half the size."""
+each of them, about an eighth more to compute at most, in a program of half the size."""
 
 
 class DecoderPrior(TextPrior):

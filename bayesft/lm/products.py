@@ -30,9 +30,9 @@ def rows_product(
     matrix sums over one axis, as of one long x: over two, lanes and rows, which `x @ matrix` would
     leave there, XLA transposes every operand first.
     """
-    common = jnp.result_type(x, matrix)
-    x, matrix = x.astype(common), matrix.astype(common)
-    return rows_product_p.bind(x, matrix, axes=(1, axis), dtype=dtype)
+    # Read here, where the call stands: lowering may come after its context.
+    precision = jax.config.jax_default_matmul_precision
+    return _bind(x, matrix, axes=(1, axis), dtype=dtype, precision=precision)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,40 +47,53 @@ class AsDots:
         return self.policy(primitive, *avals, **params)
 
 
-def _as_dot(axes: tuple[int, int], dtype: Any) -> dict[str, Any]:
+def _bind(a: Array, b: Array, **settings: Any) -> Array:
+    common = jnp.result_type(a, b)
+    return rows_product_p.bind(a.astype(common), b.astype(common), **settings)
+
+
+def _as_dot(axes: tuple[int, int], dtype: Any, precision: Any) -> dict[str, Any]:
     """Parameters of the `dot_general` that sums over these axes of two matrices."""
     return {
         "dimension_numbers": ((axes[:1], axes[1:]), ((), ())),
         "preferred_element_type": dtype,
+        "precision": precision,
     }
 
 
-def _product(a: Array, b: Array, *, axes: tuple[int, int], dtype: Any) -> Array:
-    return lax.dot_general(a, b, **_as_dot(axes, dtype))
+def _product(a: Array, b: Array, **settings: Any) -> Array:
+    return lax.dot_general(a, b, **_as_dot(**settings))
 
 
-def _shape(a: Any, b: Any, *, axes: tuple[int, int], dtype: Any) -> Any:
-    dot = _as_dot(axes, dtype)
-    aval, _ = lax.dot_general_p.abstract_eval(a, b, **dot, precision=None, out_sharding=None)
+def _shape(a: Any, b: Any, **settings: Any) -> Any:
+    dot = _as_dot(**settings) | {"precision": None}  # which moves no shape
+    aval, _ = lax.dot_general_p.abstract_eval(a, b, **dot, out_sharding=None)
     return aval
 
 
-def _along_first(cotangent: Array, a: Any, b: Array, *, axes: tuple[int, int], dtype: Any) -> Array:
+# A cotangent may be wider than the operands, where sums are: it is rounded after the product alone.
+
+
+def _along_first(
+    cotangent: Array, a: Any, b: Array, *, axes: tuple[int, int], dtype: Any, precision: Any
+) -> Array:
     free = 1 - axes[1]
-    settings = {"dtype": a.aval.dtype}
     if axes[0] == 1:
-        return rows_product_p.bind(cotangent, b, axes=(1, free), **settings)
-    return rows_product_p.bind(b, cotangent, axes=(free, 1), **settings)
+        found = _bind(cotangent, b, axes=(1, free), dtype=None, precision=precision)
+    else:
+        found = _bind(b, cotangent, axes=(free, 1), dtype=None, precision=precision)
+    return found.astype(a.aval.dtype)
 
 
 def _along_second(
-    cotangent: Array, a: Array, b: Any, *, axes: tuple[int, int], dtype: Any
+    cotangent: Array, a: Array, b: Any, *, axes: tuple[int, int], dtype: Any, precision: Any
 ) -> Array:
     free = 1 - axes[0]
-    settings = {"dtype": b.aval.dtype}
     if axes[1] == 0:
-        return rows_product_p.bind(a, cotangent, axes=(free, 0), **settings)
-    return rows_product_p.bind(cotangent, a, axes=(0, free), **settings)
+        found = _bind(a, cotangent, axes=(free, 0), dtype=None, precision=precision)
+    else:
+        found = _bind(cotangent, a, axes=(0, free), dtype=None, precision=precision)
+    return found.astype(b.aval.dtype)
 
 
 def _over_lanes(
@@ -88,13 +101,13 @@ def _over_lanes(
     dims: tuple[int | None, int | None],
     *,
     axes: tuple[int, int],
-    dtype: Any,
+    **settings: Any,
 ) -> tuple[Array, int]:
     a, b = operands
     if dims[0] is None or dims[1] is not None or axes[0] != 1:
-        return jax.vmap(lambda a, b: _product(a, b, axes=axes, dtype=dtype), dims)(a, b), 0
+        return jax.vmap(lambda a, b: _product(a, b, axes=axes, **settings), dims)(a, b), 0
     lanes = jnp.moveaxis(a, dims[0], 0)
-    rows = rows_product_p.bind(lanes.reshape(-1, lanes.shape[2]), b, axes=axes, dtype=dtype)
+    rows = rows_product_p.bind(lanes.reshape(-1, lanes.shape[2]), b, axes=axes, **settings)
     return rows.reshape(*lanes.shape[:2], rows.shape[1]), 0
 
 

@@ -55,8 +55,9 @@ class RunFolder:
         if goes_on:
             environment["resumed"] = environment.pop("started")
             with contextlib.suppress(RunError):  # the file is written anew
-                earlier = _read_config(path).get("environment", {})
-                environment |= {name: earlier[name] for name in ("started",) if name in earlier}
+                earlier = _read_config(path).get("environment")
+                if isinstance(earlier, dict) and "started" in earlier:
+                    environment["started"] = earlier["started"]
         with self._writing():
             text = {"config": described(self.config), "environment": environment}
             path.write_text(json.dumps(text, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

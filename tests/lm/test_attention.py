@@ -24,8 +24,9 @@ def arrays(num_tokens: int) -> tuple[jax.Array, ...]:
     return tuple(jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True))
 
 
-def mixed(how, num_tokens: int, window: int | None):
-    """Values and gradients of attention over own keys and, where there is no window, a prompt's."""
+def mixed(how, num_tokens: int, window: int | None, per_query: bool):
+    """Values and gradients of attention over own keys and a prompt's, of which queries see the
+    same or, `per_query`, each its own."""
     query, keys, values, *prompt = arrays(num_tokens)
     visible = Sight(0, window).sees(distances(num_tokens))
     after = jnp.arange(num_tokens)[:, None] - jnp.arange(PROMPT)[None] + PROMPT
@@ -33,20 +34,23 @@ def mixed(how, num_tokens: int, window: int | None):
 
     def run(*operands):
         query, keys, values, *prompt = operands
-        shared = None if window else Shared(*prompt, seen)
+        shared = Shared(*prompt, seen if per_query else seen[:, :1])
         return how(query, keys, values, visible, shared, 5.0)
 
     value, pull = jax.vjp(run, query, keys, values, *prompt)
     return value, pull(jnp.cos(value))
 
 
-@pytest.mark.parametrize(("num_tokens", "window"), [(5, None), (130, None), (300, None), (130, 50)])
-def test_blocks_change_no_value_and_no_gradient(num_tokens, window):
-    run = jax.jit(mixed, static_argnums=(0, 1, 2))
+@pytest.mark.parametrize(
+    ("num_tokens", "window", "per_query"),
+    [(5, None, True), (130, None, False), (300, None, True), (130, 50, True)],
+)
+def test_blocks_change_no_value_and_no_gradient(num_tokens, window, per_query):
+    run = jax.jit(mixed, static_argnums=(0, 1, 2, 3))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE),
-        run(attend_causally, num_tokens, window),
-        run(attend, num_tokens, window),
+        run(attend_causally, num_tokens, window, per_query),
+        run(attend, num_tokens, window, per_query),
     )
 
 
@@ -58,7 +62,7 @@ def test_a_query_that_sees_a_later_key_is_caught():
     assert np.abs(whole - attend_causally(query, keys, values, everything)).max() > 0.1
 
 
-def test_there_are_at_most_four_blocks_and_none_is_small(monkeypatch):
+def test_there_are_at_most_four_blocks_and_small_ones_only_at_the_end(monkeypatch):
     sizes = []
     monkeypatch.setattr(
         attention, "attend", lambda query, *_: sizes.append(query.shape[2]) or query

@@ -72,6 +72,32 @@ def test_half_precision_is_summed_in_the_dtype_that_is_given():
     assert {gradient.dtype for gradient in gradients} == {jnp.dtype(jnp.bfloat16)}
 
 
+def test_a_wide_cotangent_is_rounded_after_the_product_only():
+    """64 terms 1 + 2⁻⁹, which bfloat16 rounds to 1, less 64 terms 1 leave 1/8."""
+    matrix = jnp.concatenate([jnp.ones((1, 64)), -jnp.ones((1, 64))], 1).astype(jnp.bfloat16)
+    cotangent = jnp.concatenate([jnp.full((1, 64), 1 + 2.0**-9), jnp.ones((1, 64))], 1)
+    x = jnp.ones((1, 1), jnp.bfloat16)
+    product = lambda x, matrix: rows_product(x, matrix, dtype=jnp.float32)
+    along_x, along_matrix = jax.vjp(product, x, matrix)[1](cotangent)
+    assert float(along_x[0, 0]) == 0.125
+    np.testing.assert_array_equal(along_matrix, cotangent.astype(jnp.bfloat16))
+    rounded, _ = jax.vjp(product, x, matrix)[1](cotangent.astype(jnp.bfloat16).astype(jnp.float32))
+    assert float(rounded[0, 0]) == 0.0  # the planted bug: rounded before
+
+
+def test_the_precision_is_that_of_the_call():
+    def lowered(times) -> str:
+        def call(x, matrix):
+            with jax.default_matmul_precision("highest"):
+                return times(x, matrix).sum()
+
+        return jax.jit(jax.grad(call, (0, 1))).lower(X[0], MATRIX).as_text()
+
+    ours, plain = (lowered(times).count("HIGHEST") for times in FORMS[0])
+    assert ours == plain > 0
+    assert "HIGHEST" not in jax.jit(rows_product).lower(X[0], MATRIX).as_text()
+
+
 def _most_axes_summed(times) -> int:
     """Of the products in a gradient over lanes within lanes, the most axes that one sums over."""
     nested = lambda x, matrix: jax.vmap(over_lanes, (None, 0, None))(times, x, matrix).sum()
