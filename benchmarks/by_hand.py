@@ -6,17 +6,14 @@ token, a tied head, and a batch that is differentiated whole.
 
 from __future__ import annotations
 
-import json
-import resource
-import statistics
+import functools
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from steps import LENGTH, OPTIMIZER, ROWS, SIZES
+from steps import LENGTH, OPTIMIZER, ROWS, SIZES, serve, timed
 
 import bayesft as bft
 from bayesft.base import Horizon, Prompt
@@ -58,7 +55,7 @@ def loss(params, tokens):
     return (jax.nn.logsumexp(logits, -1) - own).sum() / ROWS
 
 
-@jax.jit
+@functools.partial(jax.jit, donate_argnums=(0, 1))
 def step(params, state, tokens):
     value, gradient = jax.value_and_grad(loss)(params, tokens)
     updates, state = OPTIMIZER.update(gradient, state, params)
@@ -85,16 +82,8 @@ def main(folder: str) -> None:
     }
     ids = np.random.default_rng(0).integers(4, lm.vocab_size, (STEPS, ROWS, LENGTH))
     _check(lm, start, ids[0])
-    print(json.dumps({"ready": jax.__version__}), flush=True)
-    for _ in sys.stdin:
-        params, state, times = start, OPTIMIZER.init(start), []
-        for tokens in ids:
-            started = time.perf_counter()
-            params, state, value = step(params, state, tokens)
-            float(value)
-            times.append(time.perf_counter() - started)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": statistics.median(times[1:]), "peak_mib": peak}), flush=True)
+    batches = [(jnp.asarray(tokens),) for tokens in ids]
+    serve(lambda: timed(step, start, batches))
 
 
 def _check(lm, params, tokens) -> None:

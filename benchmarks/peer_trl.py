@@ -1,6 +1,7 @@
-"""TRL's training steps on a model folder: `peer_trl.py KIND FOLDER`; a request is some steps.
+"""TRL's training steps on a model folder: `peer_trl.py KIND FOLDER [ROWS]`.
 
-KIND is sft, dpo, grpo (no KL) or grpo_kl; sizes are those of `steps.py`.
+A request is some steps. KIND is sft, dpo, grpo (no KL) or grpo_kl; sizes are those of `steps.py`,
+and so are the ROWS of sft and dpo, whose gradients TRL accumulates.
 """
 
 import json
@@ -19,9 +20,10 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-kind, folder = sys.argv[1:]
+kind, folder, *at_a_time = sys.argv[1:]
 sizes = json.loads((Path(__file__).with_name("steps.json")).read_text())
 ROWS, LENGTH, GROUP, NEW = (sizes[name] for name in ("rows", "length", "group", "new"))
+AT_A_TIME = int(at_a_time[0]) if at_a_time else ROWS
 STEPS, SKIPPED = sizes["steps"][kind.split("_")[0]], 1
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 logging.disable(logging.WARNING)
@@ -65,11 +67,14 @@ def reward(completions, **_):
 
 def trainer(out: str, clock: Clock):
     shared = dict(output_dir=out, **COMMON)
+    accumulating = dict(
+        per_device_train_batch_size=AT_A_TIME, gradient_accumulation_steps=ROWS // AT_A_TIME
+    )
     if kind == "sft":
         data = Dataset.from_dict(
             {"input_ids": [tokenizer(words(LENGTH)).input_ids for _ in range(ROWS * STEPS)]}
         )
-        config = SFTConfig(per_device_train_batch_size=ROWS, max_length=LENGTH, **shared)
+        config = SFTConfig(max_length=LENGTH, **accumulating, **shared)
         return SFTTrainer(
             model, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[clock]
         )
@@ -80,7 +85,7 @@ def trainer(out: str, clock: Clock):
             "chosen": [words(LENGTH - 2) for _ in range(ROWS * STEPS)],
             "rejected": [words(LENGTH - 2) for _ in range(ROWS * STEPS)],
         }
-        config = DPOConfig(per_device_train_batch_size=ROWS, max_length=LENGTH, **shared)
+        config = DPOConfig(max_length=LENGTH, **accumulating, **shared)
         return DPOTrainer(
             model,
             args=config,

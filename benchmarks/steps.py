@@ -1,7 +1,8 @@
-"""bayesft's training steps on a model folder: `steps.py KIND FOLDER`; a request is some steps.
+"""bayesft's training steps on a model folder: `steps.py KIND FOLDER [ROWS]`.
 
-A process of its own, as TRL's is, so that its peak memory is its own. KIND is sft, dpo or grpo;
-prompts are one token, as TRL scores all tokens but the first.
+A request is some steps. A process of its own, as TRL's is, so that its peak memory is its own. KIND
+is sft, dpo or grpo; prompts are one token, as TRL scores all tokens but the first. ROWS of a batch
+are differentiated at a time, by default all.
 """
 
 from __future__ import annotations
@@ -27,9 +28,6 @@ SIZES = json.loads(Path(__file__).with_name("steps.json").read_text())
 ROWS, LENGTH, GROUP, NEW = (SIZES[name] for name in ("rows", "length", "group", "new"))
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4))
 BETA = 0.1
-MICRO_BATCH = {"sft": 8, "dpo": 2, "grpo": 16}
-"""Rows differentiated at a time: what these store fits the cache, and is not asked of the system
-anew for each of them. TRL is not faster with its gradient accumulation."""
 
 
 def token_ids(lm, *shape: int) -> np.ndarray:
@@ -49,15 +47,15 @@ def fitted(target, lm, objective, steps: int, **options) -> float:
     return statistics.median(info.seconds for info in found.history[1:])
 
 
-def sft(lm, steps: int):
+def sft(lm, steps: int, at_a_time: int | None):
     ids = token_ids(lm, ROWS * steps, LENGTH).tolist()
     data = bft.empirical([row[1:] for row in ids], prompts=[row[:1] for row in ids])
     return lambda: fitted(
-        data, lm, bft.objectives.mle, steps, micro_batch=MICRO_BATCH["sft"], prompts_per_step=ROWS
+        data, lm, bft.objectives.mle, steps, micro_batch=at_a_time, prompts_per_step=ROWS
     )
 
 
-def grpo(lm, steps: int):
+def grpo(lm, steps: int, at_a_time: int | None):
     """Reverse KL to the tilted prior: sampling, the reward, the reference's scores, one update."""
 
     def reward(completions, **_):
@@ -72,12 +70,12 @@ def grpo(lm, steps: int):
         bft.objectives.reverse_kl,
         steps,
         estimator=bft.estimators.leave_one_out(num_samples=GROUP),
-        micro_batch=MICRO_BATCH["grpo"],
+        micro_batch=at_a_time,
         prompts_per_step=GROUP,
     )
 
 
-def dpo(lm, steps: int):
+def dpo(lm, steps: int, at_a_time: int | None):
     """−log σ(β·(log q − log π0)(chosen) − β·(log q − log π0)(rejected)) (Rafailov et al. 2023)."""
     ids = token_ids(lm, ROWS * steps, 2, LENGTH - 1)
     ids[..., -1] = lm.eos[0]
@@ -103,37 +101,45 @@ def dpo(lm, steps: int):
             found = jax.value_and_grad(loss)(params, frame, lm, *rows)
             return jax.tree.map(jnp.add, sums, found), None
 
-        size = MICRO_BATCH["dpo"]
+        size = at_a_time or ROWS
         pieces = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), (xs, pairs))
-        zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
+        zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
         sums, _ = jax.lax.scan(add, zeros, pieces)
         value, gradient = jax.tree.map(lambda a: a * (size / ROWS), sums)
         updates, state = OPTIMIZER.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value
 
     compiled = jax.jit(step, donate_argnums=(0, 1))
-
-    def run() -> float:
-        params = jax.tree.map(jnp.copy, start.params)
-        state, times = OPTIMIZER.init(params), []
-        for index in range(steps):
-            started = time.perf_counter()
-            batch = jax.tree.map(lambda a, index=index: a[index], (xs, pairs))
-            params, state, value = compiled(params, state, frame, lm, *batch)
-            float(value)
-            times.append(time.perf_counter() - started)
-        return statistics.median(times[1:])
-
-    return run
+    run = lambda params, state, *batch: compiled(params, state, frame, lm, *batch)
+    batches = [jax.tree.map(lambda a, i=i: a[i], (xs, pairs)) for i in range(steps)]
+    return lambda: timed(run, start.params, batches)
 
 
-def main(kind: str, folder: str) -> None:
-    run = {"sft": sft, "dpo": dpo, "grpo": grpo}[kind](bft.lm.load(folder), SIZES["steps"][kind])
+def timed(step, params, batches) -> float:
+    """Median seconds of a step that may take its parameters' place; the first one compiles."""
+    params = jax.tree.map(jnp.copy, params)
+    state, times = OPTIMIZER.init(params), []
+    for batch in batches:
+        started = time.perf_counter()
+        params, state, value = step(params, state, *batch)
+        float(value)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
+
+
+def serve(run) -> None:
+    """Answer every request by the seconds of a run and this process's peak memory."""
     print(json.dumps({"ready": jax.__version__}), flush=True)
     for _ in sys.stdin:
         seconds = run()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"seconds": seconds, "peak_mib": peak}), flush=True)
+
+
+def main(kind: str, folder: str, at_a_time: str = "") -> None:
+    make = {"sft": sft, "dpo": dpo, "grpo": grpo}[kind]
+    rows = int(at_a_time) if at_a_time else None
+    serve(make(bft.lm.load(folder), SIZES["steps"][kind], rows))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Training steps beside TRL's on torch, on the same weights: seconds, and peak memory of a process.
 
-`training.py sft` measures one kind alone. Each side runs in a process of its own, in turns.
+`training.py sft` measures one kind alone. Each side runs in a process of its own, in turns. A batch
+is differentiated in pieces of `AT_A_TIME` rows and, for comparison, whole and by TRL in pieces.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 from models import SMALL, saved_model
@@ -12,7 +14,7 @@ from peers import Peer, in_turns, report
 
 ASKED = {"sft": 0.95, "dpo": 0.85, "grpo": 0.7}
 ASKED_MEMORY = 0.7
-MORE = {"sft": "seconds_by_hand_in_jax", "grpo": "trl_seconds_with_kl"}
+AT_A_TIME = {"sft": "8", "dpo": "2", "grpo": "16"}
 NAMES = {
     "sft": "gradient step, 16 x 128 tokens",
     "dpo": "preference step, 16 pairs x 128 tokens, frozen reference",
@@ -20,32 +22,38 @@ NAMES = {
 }
 
 
+def sides(kind: str, folder: str) -> dict[str, Peer]:
+    pieces = AT_A_TIME[kind]
+    found = {
+        "bayesft": Peer("steps.py", kind, folder, pieces, kind=None),
+        "trl": Peer("peer_trl.py", kind, folder),
+        "bayesft_whole": Peer("steps.py", kind, folder, kind=None),
+    }
+    if kind == "grpo":
+        return found | {"trl_with_kl": Peer("peer_trl.py", "grpo_kl", folder)}
+    found["trl_in_pieces"] = Peer("peer_trl.py", kind, folder, pieces)
+    if kind == "sft":
+        found["jax_by_hand"] = Peer("by_hand.py", folder, kind=None)
+    return found
+
+
 def main(kinds: list[str]) -> None:
     for kind in kinds:
-        with saved_model(SMALL) as (_, folder):
-            peers = {"trl": kind} | ({"trl_kl": "grpo_kl"} if kind == "grpo" else {})
-            started = [Peer("peer_trl.py", peer, folder) for peer in peers.values()]
-            if kind == "sft":
-                started.append(Peer("by_hand.py", folder, kind=None))
-            try:
-                with Peer("steps.py", kind, folder, kind=None) as ours:
-                    sides = [lambda side=side: _answer(side) for side in (ours, *started)]
-                    found = in_turns(*sides, rounds=3)
-            finally:
-                for peer in started:
-                    peer.__exit__()
-        (mine, my_peak), (theirs, their_peak), *more = found
+        with saved_model(SMALL) as (_, folder), contextlib.ExitStack() as stack:
+            started = sides(kind, folder)
+            for side in started.values():
+                stack.enter_context(side)
+            answers = in_turns(*[lambda s=s: _answer(s) for s in started.values()], rounds=3)
+        found = dict(zip(started, answers, strict=True))
+        (mine, my_peak), (theirs, their_peak) = found["bayesft"], found["trl"]
         report(
             f"{NAMES[kind]}, 4 layers, D 256, V 1024",
-            bayesft_seconds=float(mine),
-            trl_seconds=float(theirs),
             ratio=float(mine / theirs),
             asked_at_most=ASKED[kind],
-            bayesft_peak_mib=float(my_peak),
-            trl_peak_mib=float(their_peak),
             memory_ratio=float(my_peak / their_peak),
             asked_memory_at_most=ASKED_MEMORY,
-            **({MORE[kind]: float(more[0][0])} if more else {}),
+            **{f"{name}_seconds": float(seconds) for name, (seconds, _) in found.items()},
+            **{f"{name}_peak_mib": float(peak) for name, (_, peak) in found.items()},
         )
 
 

@@ -14,9 +14,8 @@ SHORTEST = 0.5
 def give_back_after_compiling() -> None:
     """Has glibc return its free memory after every long compilation of this process.
 
-    LLVM frees what it took, a few hundred MiB for a model of four layers, but in pieces between
-    which others live on, so that it stays with the process and the peak is that of compiling plus
-    that of running. Does nothing where malloc is not glibc's.
+    What LLVM frees lies between pieces that live on, so that it stays with the process: the peak
+    would be that of compiling plus that of running. Does nothing where malloc is not glibc's.
     """
     trim = _trim()
     if trim is None:

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import special  # scipy.stats, whose quantiles these are, takes 33 MiB to import
+from scipy import special  # not scipy.stats, which is large to import
 
 ROUNDING = 2.0**-20
 """Eight float32 roundings, relative to the size of a log-density."""

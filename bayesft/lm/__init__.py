@@ -12,8 +12,8 @@ takes a user's own Flax module (`modules`).
 
 One forward pass (`decoder`) serves every use; what differs is the *context* that attention sees:
 the tokens alone, a prompt before them, or a cache that one token at a time is written into. The
-prompt's cache is stored once per prompt, never per particle. Teacher-forced products with
-weights (`products`) take lanes of a `vmap` for rows.
+prompt's cache is stored once per prompt, never per particle. Products with weights
+(`products`) take lanes of a `vmap` for rows.
 
 A family of models is a config reader and the names of its weights (`families`). A setting that is
 not implemented is refused, never ignored. A model folder is data: nothing in it is executed.

@@ -38,21 +38,18 @@ class PromptCache:
 
 @dataclasses.dataclass(frozen=True)
 class Alone:
-    """The tokens see each other, causally; keeps their keys and values per row.
+    """The tokens see each other, causally, and none the `padding` in front; keeps their keys and
+    values per row."""
 
-    None sees the first ones, if these are `padding`.
-    """
-
-    padding: Int[Array, ""] | None = None
+    padding: Int[Array, ""] | int = 0
 
     def attend(
         self, sight: Sight, query: Heads, keys: Heads, values: Heads
     ) -> tuple[Heads, KeyValue]:
         keys, values = _rows(keys), _rows(values)
         num_tokens = query.shape[2]
-        visible = sight.sees(distances(num_tokens))
-        if self.padding is not None:
-            visible &= (jnp.arange(num_tokens, dtype=jnp.int32) >= self.padding)[None]
+        seen = jnp.arange(num_tokens, dtype=jnp.int32) >= self.padding
+        visible = sight.sees(distances(num_tokens)) & seen[None]
         mixed = attend_causally(query, keys, values, visible, cap=sight.cap)
         return mixed, (keys, values)
 

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from bayesft.lm.activations import FUNCTIONS, soft_cap
+from bayesft.lm.activations import FUNCTIONS
 from bayesft.lm.architecture import Activation, Architecture
 from bayesft.lm.attention import Sight
 from bayesft.lm.linear import Adapter, Factor, Linear
+from bayesft.lm.log_probs import logits_of
 from bayesft.lm.norm import Norm
 from bayesft.lm.products import AsDots
 from bayesft.lm.rotary import Rotation
@@ -193,8 +194,7 @@ class Decoder(nnx.Module):
     def logits(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
         """Unnormalised log-probabilities of the next token, in float32."""
         flat = hidden.reshape(-1, hidden.shape[-1])
-        scores = jnp.matmul(flat, self.output_rows.T, preferred_element_type=jnp.float32)
-        scores = soft_cap(scores, self.logit_cap)
+        scores = logits_of(flat, self.output_rows, self.logit_cap)
         return scores.reshape(*hidden.shape[:-1], scores.shape[-1])
 
 

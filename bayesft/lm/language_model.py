@@ -133,10 +133,9 @@ class DecoderPrior(TextPrior):
         if x.soft is None and 0 < size * ALONG <= tokens.shape[0]:
             index = jnp.arange(size + tokens.shape[0] - 1, dtype=jnp.int32)
             # A prompt has a token, so that one of size 1 has no padding.
-            padding = None if size == 1 else size - x.length
-            moved = x.tokens if padding is None else jnp.roll(x.tokens, padding)
-            positions = index if padding is None else jnp.maximum(index - padding, 0)
-            both = jnp.concatenate([moved, tokens[:-1]])
+            padding = 0 if size == 1 else size - x.length
+            positions = jnp.maximum(index - padding, 0)
+            both = jnp.concatenate([jnp.roll(x.tokens, padding), tokens[:-1]])
             hidden, _ = decoder.hidden(both[None, None], positions[None, None], Alone(padding))
             return hidden[0, 0, size - 1 :]
         hidden, prompt = engine.prefill(decoder, jax.tree.map(lambda a: a[None], x))

@@ -38,7 +38,7 @@ def log_probs_of(
         fitting = PRODUCTS // hidden.shape[0]
         chunk = max(fewest, min(most, 1 << max(fitting.bit_length() - 1, 0)))
     if chunk is None or rows.shape[0] <= chunk:
-        logits = _logits(hidden, rows, cap)
+        logits = logits_of(hidden, rows, cap)
         own = jnp.where(_are(tokens, 0, rows.shape[0]), logits, 0.0).sum(axis=-1)
         return own - jax.nn.logsumexp(logits, axis=-1)
     return _chunked(tokens, hidden, rows, cap, chunk)
@@ -92,7 +92,7 @@ def _sums(
         # Slices leave the head where it is. The last one starts early, to be of the same size.
         start = jnp.minimum(index * chunk, num_rows - chunk)
         part = lax.dynamic_slice_in_dim(rows, start, chunk)
-        logits = _logits(hidden, part, cap)
+        logits = logits_of(hidden, part, cap)
         if num_rows % chunk:
             fresh = start + jnp.arange(chunk, dtype=start.dtype) >= index * chunk
             logits = jnp.where(fresh[None], logits, -jnp.inf)
@@ -132,9 +132,9 @@ def _along_rows(
 
     @jax.checkpoint
     def part(start: Array, rows: Array, along: Array) -> Array:
-        logits = _logits(hidden, rows, cap)
+        logits = logits_of(hidden, rows, cap)
         weights = _are(tokens, start, rows.shape[0]) - jnp.exp(logits - log_sum[:, None])
-        return jnp.sum(_bent(weights, logits, cap) * _logits(hidden, along, None), axis=-1)
+        return jnp.sum(_bent(weights, logits, cap) * logits_of(hidden, along, None), axis=-1)
 
     # Whole chunks are scanned over, for the transpose of a slice would be as large as the head.
     whole = rows.shape[0] // chunk * chunk
@@ -151,7 +151,10 @@ def _are(tokens: Int[Array, " T"], start: Array | int, size: int) -> Bool[Array,
     return tokens[:, None] == start + jnp.arange(size, dtype=tokens.dtype)[None]
 
 
-def _logits(hidden: Array, rows: Array, cap: float | None) -> Float[Array, "T V"]:
+def logits_of(
+    hidden: Float[Array, "T D"], rows: Float[Array, "V D"], cap: float | None
+) -> Float[Array, "T V"]:
+    """hidden rowsᵀ, soft-capped, in float32."""
     return soft_cap(rows_product(hidden, rows, axis=1, dtype=jnp.float32), cap)
 
 

@@ -78,22 +78,22 @@ def _along_first(
     cotangent: Array, a: Any, b: Array, *, axes: tuple[int, int], dtype: Any, precision: Any
 ) -> Array:
     free = 1 - axes[1]
-    if axes[0] == 1:
-        found = _bind(cotangent, b, axes=(1, free), dtype=None, precision=precision)
-    else:
-        found = _bind(b, cotangent, axes=(free, 1), dtype=None, precision=precision)
-    return found.astype(a.aval.dtype)
+    order = ((cotangent, 1), (b, free)) if axes[0] == 1 else ((b, free), (cotangent, 1))
+    return _summed(*order, precision).astype(a.aval.dtype)
 
 
 def _along_second(
     cotangent: Array, a: Array, b: Any, *, axes: tuple[int, int], dtype: Any, precision: Any
 ) -> Array:
     free = 1 - axes[0]
-    if axes[1] == 0:
-        found = _bind(a, cotangent, axes=(free, 0), dtype=None, precision=precision)
-    else:
-        found = _bind(cotangent, a, axes=(0, free), dtype=None, precision=precision)
-    return found.astype(b.aval.dtype)
+    order = ((a, free), (cotangent, 0)) if axes[1] == 0 else ((cotangent, 0), (a, free))
+    return _summed(*order, precision).astype(b.aval.dtype)
+
+
+def _summed(first: tuple[Array, int], second: tuple[Array, int], precision: Any) -> Array:
+    """The product of two matrices over these axes of theirs, in the wider of their dtypes."""
+    (a, axis), (b, other) = first, second
+    return _bind(a, b, axes=(axis, other), dtype=None, precision=precision)
 
 
 def _over_lanes(

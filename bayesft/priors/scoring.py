@@ -45,7 +45,7 @@ def _log_probs(prior: Prior, tokens: Array, xs: Prompt, horizon: Horizon):
     def one(x, y):
         return prior.token_log_probs(y, x, horizon).sum()
 
-    # Nested, so that what depends on the prompt alone runs once for it, where the prior has it so.
+    # Nested, so that a prompt's own pass, where a prior makes one, runs once per prompt.
     return join(jax.vmap(lambda x, ys: jax.vmap(lambda y: one(x, y))(ys))(xs, split(tokens)))
 
 

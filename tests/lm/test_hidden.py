@@ -84,6 +84,16 @@ def test_a_short_prompt_goes_along_with_its_completions(fixture, request, monkey
     np.testing.assert_allclose(alone, together[1, 0], **TOLERANCE)
 
 
+def test_a_prompt_that_goes_along_halves_the_program(tiny, monkeypatch):
+    def num_products() -> int:
+        run = lambda: _in_one_pass(tiny)
+        return jax.jit(run).lower().as_text().count("dot_general")
+
+    along = num_products()
+    monkeypatch.setattr(language_model, "ALONG", 9)
+    assert 2 * along <= num_products()
+
+
 @pytest.mark.parametrize("bug", ["seen", "moves positions"])
 def test_padding_that_is_seen_or_moves_positions_is_caught(learned, bug, monkeypatch):
     """The planted bugs."""
