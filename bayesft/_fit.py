@@ -66,8 +66,7 @@ def fit(
     Every step records the objective on `prompts_per_step` prompts (all of them where there are
     fewer; each prompt once per epoch), evaluates Python evidence once for all lanes, and takes
     `steps_per_recording` optimiser steps; those after the first are importance-corrected.
-    `micro_batch` lanes are differentiated at a time, which changes memory and not the result; on a
-    CPU a step is fastest where what they store, some thousand tokens, fits its cache.
+    `micro_batch` lanes are differentiated at a time, which changes memory and not the result.
     `require="unbiased"` refuses estimators that claim less, and later steps on one recording. The
     guide passed in is left as it was. Same key, same device: same numbers.
 

@@ -9,8 +9,12 @@ from __future__ import annotations
 import contextlib
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from models import SMALL, saved_model
-from peers import Peer, in_turns, report
+from peers import Peer, in_turns, report, seconds
+from steps import SIZES
 
 ASKED = {"sft": 0.95, "dpo": 0.85, "grpo": 0.7}
 ASKED_MEMORY = 0.7
@@ -35,6 +39,23 @@ def sides(kind: str, folder: str) -> dict[str, Peer]:
     if kind == "sft":
         found["jax_by_hand"] = Peer("by_hand.py", folder, kind=None)
     return found
+
+
+def products() -> None:
+    """The rates of XLA's and torch's matrix products, of which a step mostly consists."""
+    rows, sizes, repeats = SIZES["products"]  # of a layer and the head
+    draw = np.random.default_rng(0).random
+    shapes = [((rows, m), (m, n)) for m, n in sizes] * repeats
+    # Pairs of their own, or XLA would multiply each only once.
+    pairs = [tuple(jnp.asarray(draw(shape, np.float32)) for shape in pair) for pair in shapes]
+    multiply = jax.jit(lambda pairs: [a @ b for a, b in pairs])
+    with Peer("peer_products.py") as torch:
+        xla, theirs = in_turns(
+            lambda: seconds(lambda: jax.block_until_ready(multiply(pairs))),
+            lambda: torch.ask()["seconds"],
+        )
+    gflop = sum(2 * rows * m * n for m, n in sizes) * repeats / 1e9
+    report(f"products of {rows} rows, GFLOP/s", xla=gflop / xla, torch=gflop / theirs)
 
 
 def main(kinds: list[str]) -> None:
@@ -63,4 +84,5 @@ def _answer(side: Peer) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
+    products()
     main(sys.argv[1:] or list(NAMES))
