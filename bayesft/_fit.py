@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -18,10 +20,12 @@ from bayesft.base import Checkpoint, Estimator, Guide, Key, Prompt
 from bayesft.fitting.checks import (
     Observing,
     Preparing,
+    check_callbacks,
     check_claim,
     check_counts,
     check_fit,
     check_overlap,
+    check_parts,
     check_proposal,
 )
 from bayesft.fitting.info import Fitted, Moment, StepInfo, step_info
@@ -36,7 +40,6 @@ from bayesft.placement import over_mesh
 from bayesft.priors.empirical import Empirical
 from bayesft.priors.sequence import BoundGuide, bind
 from bayesft.program.context import Proposal, Requirement
-from bayesft.sharding import place
 from bayesft.target import Target
 
 
@@ -92,7 +95,9 @@ def fit(
     or of another fit, FitInterrupted on SIGTERM, and whatever evidence raises.
     """
     data = target.bind(guide) if isinstance(target, Empirical) else target
+    callbacks = check_callbacks(callbacks)
     check_fit(data, guide, objective)
+    check_parts(optimizer, estimator, key)
     check_overlap(overlap)
     check_counts(
         num_steps=num_steps,
@@ -130,7 +135,7 @@ def fit(
             waiting=keeper.interruptible,
         )
         estimators, pending = recorder.start(params, require)
-        state = first_state(params, place(optimizer.init(params)), estimators, pending)
+        state = first_state(params, optimizer.init(params), estimators, pending)
         state, history = keeper.resume(state, num_steps)
         for callback in callbacks:
             if isinstance(callback, Preparing):
@@ -142,27 +147,34 @@ def fit(
             strict = int(state.nan_steps) >= max_nan_steps
             if strict:
                 refuse_nan_costs(recording, objective, step)
-            params, opt, values = state.params, state.optimizer, []
-            for _ in range(steps_per_recording):
-                params, opt, value, norm = updated(params, opt, frame, data, recording)
-                values.append((float(value), float(norm)))
-            refuse_infinite(values[0][0], objective)  # exact estimators record no costs
-            if strict:
-                refuse_nan(values, step)
-            skipped = num_nan(values)
-            state = state.after(params, opt, recording.states, pending, nan=skipped > 0)
-            if skipped:
-                state = recorder.renewed(state)
-            seconds = time.perf_counter() - started
-            moment = Moment(guide, params, recording, data)
-            info = step_info(step, num_steps, values, seconds, moment, opt, history)
-            if max_nan_steps:
-                info.add({"skipped_updates": skipped})
-            history.append(info)
-            keeper.keep(state, history)
-            for callback in callbacks:
-                callback(info)
-            moment.close()
+            with keeper.updating():
+                params, opt, values = state.params, state.optimizer, []
+                for _ in range(steps_per_recording):
+                    params, opt, value, norm = updated(params, opt, frame, data, recording)
+                    values.append((float(value), float(norm)))
+                skipped = num_nan(values)
+                if skipped == len(values):
+                    # Nothing changed, and what was donated is back: the last state is whole.
+                    state = dataclasses.replace(state, params=params, optimizer=opt)
+                    keeper.keep(state, history)
+                refuse_infinite(values[0][0], objective)  # exact estimators record no costs
+                if strict:
+                    refuse_nan(values, step)
+                state = state.after(params, opt, recording.states, pending, nan=skipped > 0)
+                if skipped:
+                    state = recorder.renewed(state)
+                seconds = time.perf_counter() - started
+                moment = Moment(guide, params, recording, data)
+                info = step_info(step, num_steps, values, seconds, moment, opt, history)
+                if max_nan_steps:
+                    info.add({"skipped_updates": skipped})
+                history.append(info)
+                keeper.keep(state, history)
+            # Where one of them raises, the others still hear of the step: it is taken.
+            with contextlib.ExitStack() as calls:
+                calls.callback(moment.close)
+                for callback in reversed(callbacks):
+                    calls.callback(callback, info)
     return Fitted(guide.with_params(state.params), history)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from bayesft.base import Guide, Key, Prior, Prompt
+from bayesft.base import Estimator, Guide, Key, Prior, Prompt
 from bayesft.errors import EstimatorError, GuideError, MeshError, TargetError
 from bayesft.priors.shaped import Shaped
 from bayesft.priors.validation import require_context, require_stand_in
@@ -43,6 +46,45 @@ def check_fit(target: Any, guide: Guide, objective: Any) -> None:
             cause="an empirical target, which has completions but no density to sample.",
             remedy="use bft.objectives.mle on data, or declare a bft.Target.",
         )
+
+
+def check_callbacks(callbacks: Any) -> tuple[Callable[[Any], object], ...]:
+    """Callbacks as a tuple, for they are gone through at every step."""
+    found = tuple(callbacks) if isinstance(callbacks, Iterable) else (callbacks,)
+    if wrong := [callback for callback in found if not callable(callback)]:
+        raise TargetError(
+            f"callbacks={callbacks!r}: {wrong[0]!r} cannot be called.",
+            cause="a callback's result, or None, was passed.",
+            remedy="pass a list of functions of a StepInfo, such as [bft.track.run(folder)].",
+        )
+    if not isinstance(callbacks, Iterable):
+        raise TargetError(
+            f"callbacks={callbacks!r} is no sequence.",
+            cause="one callback was passed alone.",
+            remedy="pass a list: callbacks=[callback].",
+        )
+    return found
+
+
+def check_parts(optimizer: Any, estimator: Any, key: Any) -> None:
+    is_key = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    parts = (
+        ("optimizer", optimizer, hasattr(optimizer, "init"), "optax.adam(1e-4)"),
+        (
+            "estimator",
+            estimator,
+            isinstance(estimator, Estimator | None),
+            "bft.estimators.leave_one_out(8)",
+        ),
+        ("key", key, is_key, "jax.random.key(0)"),
+    )
+    for name, value, fits, example in parts:
+        if not fits:
+            raise TargetError(
+                f"{name}={value!r} is no {name}.",
+                cause="a number, or a function that makes one and was not called.",
+                remedy=f"pass for instance {name}={example}.",
+            )
 
 
 def check_proposal(proposal: Proposal, target: Any, guide: Guide) -> Prior:
@@ -91,5 +133,7 @@ def check_overlap(overlap: bool) -> None:
 
 def check_counts(**counts: int) -> None:
     for name, count in counts.items():
+        if not isinstance(count, int | np.integer):
+            raise TargetError(f"{name}={count!r} is no whole number.", remedy="pass an integer.")
         if count < 1:
             raise TargetError(f"{name}={count} leaves nothing to do.", remedy="use at least 1.")

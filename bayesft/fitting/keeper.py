@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -23,13 +23,17 @@ class _Terminated(BaseException):
     """SIGTERM came while evidence in Python was waited for; no `except Exception` swallows it."""
 
 
+_SIGNALS = signal.SIGTERM, signal.SIGINT
+
+
 @contextlib.contextmanager
 def keeping(checkpoint: Checkpoint | None, settings: Notes) -> Iterator[Keeper]:
     """The keeper of a fit's states; it saves the last whole one however the fit ends.
 
     Meanwhile SIGTERM (in the main thread; a second one does what it did before) ends the fit after
-    its step, or at once where it waits for evidence, by FitInterrupted. Without a checkpoint
-    nothing is saved, and signals do what they did.
+    its step, or at once where it waits for evidence, by FitInterrupted. Ctrl-C does what it did,
+    but not before the update under way has ended. Without a checkpoint nothing is saved, and
+    signals do what they did.
 
     Of several processes one that gets SIGTERM ends all after the same step. They save together, so
     that an error saves a state where it comes in all of them alike, and not where it comes in one.
@@ -43,7 +47,7 @@ def keeping(checkpoint: Checkpoint | None, settings: Notes) -> Iterator[Keeper]:
             cause="the path of a folder was passed.",
             remedy="pass bft.io.checkpoint(folder).",
         )
-    with checkpoint.opened() as archive, _on_sigterm() as termination:
+    with checkpoint.opened() as archive, _on_signals() as termination:
         keeper = Keeper(archive, settings, termination)
         try:
             yield keeper
@@ -54,7 +58,10 @@ def keeping(checkpoint: Checkpoint | None, settings: Notes) -> Iterator[Keeper]:
                 if not keeper.all_raise(error):
                     error.add_note(f"Other processes did not raise it: {checkpoint} is as it was.")
                     raise
-            kept = f"The state after {keeper.end()} steps is in {checkpoint}."
+            num_steps = keeper.end()
+            kept = f"The state after {num_steps} steps is in {checkpoint}."
+            if not num_steps:
+                kept = f"No state is in {checkpoint} yet."
             if isinstance(error, _Terminated):
                 raise FitInterrupted(
                     f"SIGTERM ended the fit. {kept}",
@@ -136,6 +143,19 @@ class Keeper:
             self._termination.raises = False
         self._end_if_asked()  # where what the signal raised was swallowed
 
+    @contextlib.contextmanager
+    def updating(self) -> Iterator[None]:
+        """The time in which the last state is used up and the next one is not whole yet."""
+        if self._termination is None:
+            yield
+            return
+        self._termination.holds = True
+        try:
+            yield
+        finally:
+            self._termination.holds = False
+        self._termination.interrupt()
+
     def end(self) -> int:
         """Save the last whole state; how many steps had been taken in the one that is kept."""
         if self._archive is None:
@@ -163,30 +183,40 @@ class Keeper:
 
 @dataclasses.dataclass
 class Termination:
-    """Whether SIGTERM came, and whether it may raise where it comes."""
+    """Whether SIGTERM came, and whether it may raise where it comes; the same of Ctrl-C."""
 
     came: bool = False
     raises: bool = False
+    holds: bool = False
+    interrupt: Callable[[], object] = lambda: None
 
 
 @contextlib.contextmanager
-def _on_sigterm() -> Iterator[Termination | None]:
-    """Take note of the first SIGTERM; only the main thread may say what signals do."""
+def _on_signals() -> Iterator[Termination | None]:
+    """Take note of the first SIGTERM and Ctrl-C; only the main thread may say what signals do."""
     if threading.current_thread() is not threading.main_thread():
         yield None
         return
     termination = Termination()
-    previous: Any = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    previous: dict[int, Any] = {s: signal.getsignal(s) or signal.SIG_DFL for s in _SIGNALS}
 
     def note(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(number, previous[number])
+        if number == signal.SIGINT:
+            if termination.holds:
+                termination.interrupt = lambda: signal.raise_signal(number)
+            else:
+                signal.raise_signal(number)
+            return
         termination.came = True
         if termination.raises:
             termination.raises = False
             raise _Terminated
 
-    signal.signal(signal.SIGTERM, note)
+    for number in _SIGNALS:
+        signal.signal(number, note)
     try:
         yield termination
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

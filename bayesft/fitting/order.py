@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import numpy as np
 
@@ -19,8 +21,10 @@ class Order:
         self._walk = (0, 0, np.zeros(0, np.int64))  # next step, next epoch, what is left
 
     def rows(self, step: int) -> np.ndarray:
-        if step < self._walk[0]:
-            self._walk = (0, 0, self._walk[2][:0])
+        # Epochs and steps end together after every so many steps, so that a walk may start there.
+        start = step - step % (self.num_prompts // math.gcd(self.num_prompts, self.size))
+        if not start <= self._walk[0] <= step:
+            self._walk = (start, start * self.size // self.num_prompts, self._walk[2][:0])
         while True:
             at, epoch, queue = self._walk
             while len(queue) < self.size:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import zlib
 from typing import Any
 
 import jax
@@ -15,7 +17,7 @@ from bayesft.target import Target
 def settings_of(key: Key, data: Any, **given: Any) -> Notes:
     """The settings of a fit, as JSON: what they are named, for errors that say what differs.
 
-    Weights, functions and optimisers have names and shapes here, not contents.
+    Weights, functions, columns and optimisers have names and shapes here, not contents.
     """
     named = {name: _named(value) for name, value in given.items()}
     found = {
@@ -26,9 +28,11 @@ def settings_of(key: Key, data: Any, **given: Any) -> Notes:
     }
     if isinstance(data, Target):
         found["evidence"] = [
-            f"{float(term.scale):g} · {term.evidence.name}{_numbers(term.evidence)}"
+            f"{float(term.scale):.9g} · {term.evidence.name}{_numbers(term.evidence)}"
             for term in data.terms
         ]
+    elif data.xs.observed is not None:
+        found["completions"] = zlib.crc32(np.asarray(data.xs.observed.tokens).tobytes())
     return found
 
 
@@ -39,6 +43,11 @@ def _named(value: Any) -> Any:
 
 
 def _numbers(evidence: Any) -> str:
-    """The single numbers that evidence holds, a reward's β among them."""
-    found = [f"{float(leaf):g}" for leaf in jax.tree.leaves(evidence) if np.ndim(leaf) == 0]
+    """The single numbers that evidence holds: a reward's β and bounds, a penalty."""
+    leaves = jax.tree.leaves(evidence)
+    if dataclasses.is_dataclass(evidence):
+        fields = [field for field in dataclasses.fields(evidence) if field.metadata.get("static")]
+        leaves += jax.tree.leaves([getattr(evidence, field.name) for field in fields])
+    numbers = [leaf for leaf in leaves if isinstance(leaf, int | float | np.generic | jax.Array)]
+    found = [f"{float(leaf):.9g}" for leaf in numbers if np.ndim(leaf) == 0]
     return f" ({', '.join(found)})" if found else ""

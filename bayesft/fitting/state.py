@@ -11,6 +11,7 @@ from jaxtyping import Array, Int
 from bayesft.base import PyTree
 from bayesft.program.expectation import States
 from bayesft.program.record import Pending
+from bayesft.sharding import place
 
 
 @jax.tree_util.register_dataclass
@@ -54,5 +55,15 @@ class FitState:
 def first_state(
     params: PyTree, optimizer: PyTree, estimators: States, pending: Pending | None
 ) -> FitState:
+    """That of step 0. An optimiser's state may start as the parameters; updates donate both, so it
+    gets copies of its own."""
+    seen = {id(leaf) for leaf in jax.tree.leaves(params)}
+
+    def own(leaf: Array) -> Array:
+        if id(leaf) in seen:
+            return jnp.copy(leaf)
+        seen.add(id(leaf))
+        return leaf
+
     zero = jnp.zeros((), jnp.int32)
-    return FitState(zero, params, optimizer, estimators, zero, pending)
+    return FitState(zero, params, place(jax.tree.map(own, optimizer)), estimators, zero, pending)

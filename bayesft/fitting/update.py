@@ -27,7 +27,9 @@ def update(objective, estimator, optimizer, micro_batch, params, state, frame, t
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
 
     def stepped():
-        updates, after = optimizer.update(gradient, state, params)
+        # Some schedules and step sizes follow the value: reduce_on_plateau, polyak_sgd, momo.
+        follow = optax.with_extra_args_support(optimizer)
+        updates, after = follow.update(gradient, state, params, value=value)
         return optax.apply_updates(params, updates), after
 
     # Chosen here, for what is donated cannot be gone back to; by cond, which writes in place.

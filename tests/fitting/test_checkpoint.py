@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import optax
 import pytest
-from fitting.tiny import LOO, count, fit, outcome
+from fitting.tiny import LOO, count, fit, language, outcome
 
 import bayesft as bft
 from bayesft.errors import CheckpointError, CheckpointWarning
+from bayesft.fitting.settings import settings_of
 from bayesft.io import archive, sealed
 
 MODES = {
@@ -196,6 +197,25 @@ def test_nothing_whole_is_an_error_every_time(folder):
 def test_states_of_another_fit_are_refused(other, said, folder):
     with pytest.raises(CheckpointError, match=said):
         resumed(folder, **other)
+
+
+def test_another_penalty_or_other_completions_are_another_fit():
+    def penalised(penalty):
+        return bft.evidence.constraint(lambda completions: [True for _ in completions], penalty)
+
+    key = jax.random.key(0)
+    lm = language()
+    data = lambda *rows: bft.empirical([list(row) for row in rows], max_new_tokens=3).bind(lm)
+    targets = [
+        bft.Target(lm, penalised(-1.0), max_new_tokens=3),
+        bft.Target(lm, penalised(-2.0), max_new_tokens=3),
+        data((0, 1), (1,)),
+        data((0, 1), (0,)),
+    ]
+    settings = [settings_of(key, target) for target in targets]
+    assert settings[0]["evidence"] != settings[1]["evidence"]
+    assert settings[2]["completions"] != settings[3]["completions"]
+    assert settings[2] == settings_of(key, data((0, 1), (1,)))
 
 
 def test_states_of_another_optimiser_are_refused(folder):

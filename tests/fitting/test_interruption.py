@@ -1,5 +1,6 @@
 """SIGTERM, rewards that hang or die, and gradients that are no number."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -12,7 +13,9 @@ import pytest
 from fitting.tiny import count, fit, language, outcome
 
 import bayesft as bft
+import bayesft._fit
 from bayesft.errors import FitError, FitInterrupted
+from bayesft.fitting.keeper import Keeper
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +191,77 @@ def test_a_skipped_step_leaves_the_guide_and_more_than_allowed_are_an_error(tmp_
     fit(1, objective=objective, max_nan_steps=2, checkpoint=folder)
     with pytest.raises(FitError, match="at step 2"):  # they are counted across processes
         fit(4, objective=objective, max_nan_steps=2, checkpoint=folder)
+
+
+def during_update(monkeypatch, happens, step):
+    """Has something happen once, at the end of the update of a step."""
+    taken = []
+    update = bayesft._fit.update
+
+    def watched(*args):
+        found = update(*args)
+        taken.append(0)
+        return happens(*found) if len(taken) == step + 1 else found
+
+    monkeypatch.setattr(bayesft._fit, "update", watched)
+
+
+def interrupted(tmp_path):
+    with pytest.raises(KeyboardInterrupt) as raised:
+        fit(6, checkpoint=bft.io.checkpoint(tmp_path))
+    return raised.value.__notes__
+
+
+def interrupt(*found):
+    signal.raise_signal(signal.SIGINT)
+    return found
+
+
+def test_ctrl_c_waits_until_the_state_is_whole(tmp_path, monkeypatch, whole):
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        during_update(patch, interrupt, 2)
+        (note,) = interrupted(tmp_path)
+    assert "The state after 3 steps is in" in note
+    assert signal.getsignal(signal.SIGINT) is before
+    np.testing.assert_array_equal(outcome(fit(6, checkpoint=bft.io.checkpoint(tmp_path))), whole[0])
+
+
+def test_a_state_that_ctrl_c_used_up_is_noticed(tmp_path, monkeypatch):
+    """The planted bug."""
+    monkeypatch.setattr(Keeper, "updating", lambda self: contextlib.nullcontext())
+    during_update(monkeypatch, interrupt, 2)
+    (note,) = interrupted(tmp_path)
+    assert "No state is in" in note
+
+
+def test_a_gradient_that_is_no_number_leaves_the_state_before_it(tmp_path, monkeypatch, whole):
+    folder = bft.io.checkpoint(tmp_path)
+    nan = jnp.float32(jnp.nan)
+
+    def spoilt(params, opt, *_):
+        return params, opt, nan, nan
+
+    with monkeypatch.context() as patch:
+        # What the update does with a NaN: parameters and state come back as they were.
+        patch.setattr(bayesft._fit, "update", never_updating(spoilt, 2))
+        with pytest.raises(FitError, match="at step 2") as raised:
+            fit(6, checkpoint=folder)
+    assert "The state after 2 steps is in" in raised.value.__notes__[0]
+    np.testing.assert_array_equal(outcome(fit(6, checkpoint=folder)), whole[0])
+
+
+def never_updating(happens, step):
+    """`update`, but for one step, whose arguments are used up and come back."""
+    taken = []
+    update = bayesft._fit.update
+
+    def watched(*args):
+        taken.append(0)
+        if len(taken) != step + 1:
+            return update(*args)
+        back = jax.tree.map(jnp.copy, args[4:6])
+        update(*args)
+        return happens(*back)
+
+    return watched

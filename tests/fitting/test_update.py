@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from fitting.tiny import fit
 
@@ -32,3 +33,17 @@ def test_parameters_and_state_are_written_in_place(arguments, monkeypatch):
     choose = lambda which, new, old: jax.tree.map(lambda a, b: jnp.where(which, a, b), new(), old())
     monkeypatch.setattr(jax.lax, "cond", choose)  # the planted bug
     assert _num_copies(arguments) > in_place
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.contrib.prodigy(1.0),  # whose first state holds the parameters, which are donated too
+        optax.chain(optax.adam(0.05), optax.contrib.reduce_on_plateau()),
+        optax.polyak_sgd(1.0),  # follow the value
+        optax.MultiSteps(optax.adam(0.05), 2),
+    ],
+)
+def test_optimisers_with_states_of_their_own_kind(optimizer):
+    before = fit(1).history[0].value
+    assert fit(3, optimizer=optimizer).history[0].value == before

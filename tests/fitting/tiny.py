@@ -27,13 +27,13 @@ def target(fn=count):
     )
 
 
-def fit(num_steps, *, fn=count, key=0, **options):
+def fit(num_steps, *, fn=count, key=0, optimizer=OPTIMIZER, **options):
     options = {"objective": bft.objectives.reverse_kl, "estimator": LOO, **options}
     with jax.debug_key_reuse(False):  # checked at every call of a fit; other tests pay for it
         return bft.fit(
             target(fn),
             bft.trainable(language()),
-            optimizer=OPTIMIZER,
+            optimizer=optimizer,
             num_steps=num_steps,
             prompts_per_step=2,
             key=jax.random.key(key),
