@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from bayesft.base import Rows
 from bayesft.errors import EvidenceError
 
 STANDARD = ("prompts", "completions", "completion_ids")
+NO_NUMBERS = "cmMSU"
+"""Kinds of numpy types that float() reads but that are none: complex, times, dates and texts."""
 
 
 def name_of(fn: Callable[..., Any], name: str | None) -> str:
@@ -52,12 +54,14 @@ def check_signature(fn: Callable[..., Any], name: str) -> None:
 def returned(fn: Callable[..., Any], name: str, rows: Rows) -> list[Any]:
     """What the function says about each row, as it says it.
 
-    The function gets the keywords that its signature accepts, all of them if it has **kwargs.
-    Raises EvidenceError where it raises, or returns anything but one value per row.
+    The function gets the keywords that its signature accepts, all of them if it has **kwargs, in
+    lists of its own: what it does to them, no other function sees. Raises EvidenceError where it
+    raises, or returns anything but one value per row.
     """
     keywords = _accepted(fn, name, rows)
     try:
         found = fn(**keywords)
+        values = _listed(found)
     except Exception as error:
         raise EvidenceError(
             f"{name} raised {type(error).__name__} on {len(rows.completions)} rows: {error}",
@@ -65,16 +69,13 @@ def returned(fn: Callable[..., Any], name: str, rows: Rows) -> list[Any]:
             "(an empty or cut text, for instance).",
             remedy="see the exception above; return None for rows it has no opinion on.",
         ) from error
-    try:
-        found = np.asarray(found) if hasattr(found, "dtype") else found
-        values = None if isinstance(found, str | Mapping) else list(found)
-    except TypeError:
-        values = None
     if values is None:
         raise EvidenceError(
             f"{name} returned a {type(found).__name__}, not a list.",
-            cause="it scores one text, or returns a summary of the batch.",
-            remedy=f"return a list of {len(rows.completions)} numbers, one per completion.",
+            cause="it scores one text, or returns a summary of the batch, or values without an "
+            "order or with gaps (a set, a masked array).",
+            remedy=f"return a list of {len(rows.completions)} numbers, one per completion, None "
+            "where there is no opinion.",
         )
     if len(values) != len(rows.completions):
         raise EvidenceError(
@@ -91,16 +92,19 @@ def call(fn: Callable[..., Any], name: str, rows: Rows) -> list[float | None]:
     Raises EvidenceError as `returned` does, and where a value is no number.
     """
     values = returned(fn, name, rows)
+    found = [_float(value) for value in values]
+    pairs = zip(values, found, strict=True)
     refuse(
-        np.asarray([value is not None and not _is_number(value) for value in values], bool),
+        np.asarray([value is not None and number is None for value, number in pairs], bool),
         name,
         values,
         rows,
-        happened="which is not a number,",
-        cause="a label, a text or an array where one number per completion belongs.",
+        happened="which is not a number that a float can hold,",
+        cause="a label, a text, a date, a complex number or an array where one number per "
+        "completion belongs, or an integer that is too large.",
         remedy="return a float per completion, or None for no opinion.",
     )
-    return [None if value is None else float(value) for value in values]
+    return found
 
 
 def refuse(
@@ -120,16 +124,52 @@ def refuse(
     text = rows.completions[row]
     shown = text if len(text) <= 80 else f"{text[:77]}..."
     raise EvidenceError(
-        f"{name} returned {values[row]!r}, {happened} for row {row}: {shown!r}",
+        f"{name} returned {_shown(values[row])}, {happened} for row {row}: {shown!r}",
         cause=cause,
         remedy=remedy,
     )
 
 
-def _is_number(value: Any) -> bool:
-    if isinstance(value, str):
-        return False
-    return isinstance(value, numbers.Real) or (hasattr(value, "dtype") and np.ndim(value) == 0)
+def fresh(value: Any) -> Any:
+    """The value with its lists and dicts copied, at any depth; everything else is shared."""
+    if type(value) is list:
+        # Token ids, by far the longest lists, need no call per item.
+        flat = {list, dict}.isdisjoint(map(type, value))
+        return value.copy() if flat else [fresh(item) for item in value]
+    return {key: fresh(item) for key, item in value.items()} if type(value) is dict else value
+
+
+def _listed(found: Any) -> list[Any] | None:
+    """The values of what a function returned, None where it holds none, or in no order."""
+    if isinstance(found, str | bytes | bytearray | Mapping | Set | np.ma.MaskedArray):
+        return None
+    try:
+        values = iter(np.asarray(found) if hasattr(found, "dtype") else found)
+    except TypeError:
+        return None
+    return list(values)  # a generator runs here, and raises errors of its own, TypeError as well
+
+
+def _float(value: Any) -> float | None:
+    """A number as a float, None for anything else."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        wrong = not isinstance(value, numbers.Real)
+    else:
+        wrong = getattr(dtype, "kind", "") in NO_NUMBERS or np.ndim(value) > 0
+        wrong = wrong or value is np.ma.masked
+    try:
+        return None if wrong else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a very large {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _accepted(fn: Callable[..., Any], name: str, rows: Rows) -> dict[str, Any]:
@@ -140,7 +180,7 @@ def _accepted(fn: Callable[..., Any], name: str, rows: Rows) -> dict[str, Any]:
         "completion_ids": rows.completion_ids,
     }
     if (parameters := _parameters(fn)) is None:
-        return given
+        return fresh(given)
     named = [p for p in parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if missing := [p.name for p in named if p.default is p.empty and p.name not in given]:
         raise EvidenceError(
@@ -149,8 +189,8 @@ def _accepted(fn: Callable[..., Any], name: str, rows: Rows) -> dict[str, Any]:
             remedy=f"give prompts as dicts with the key {missing[0]!r}, or a default value.",
         )
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return given
-    return {p.name: given[p.name] for p in named if p.name in given}
+        return fresh(given)
+    return {p.name: fresh(given[p.name]) for p in named if p.name in given}
 
 
 def _parameters(fn: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:

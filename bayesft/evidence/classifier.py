@@ -84,8 +84,11 @@ def _probability(value: Any, label: int | str) -> tuple[float, str]:
         keys = list(table)
         value, label = list(table.values()), keys.index(str(label))
     try:
-        found = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
+        found = np.asarray(value)
+        if found.dtype.kind in "cmM" or isinstance(value, np.ma.MaskedArray):
+            return np.nan, "which holds no probabilities,"
+        found = found.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
         return np.nan, "which holds no probabilities,"
     if found.ndim > 1 or found.size == 0 or isinstance(label, str):
         return np.nan, f"of which label {label!r} is not a probability,"

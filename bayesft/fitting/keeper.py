@@ -171,7 +171,9 @@ class Keeper:
         # An update that failed has used up what it was given.
         if len(history) == self._saved or any(leaf.is_deleted() for leaf in leaves):
             return
-        notes = {"history": [dataclasses.asdict(info) for info in history]}
+        # Not dataclasses.asdict, which copies every number: histories are long.
+        names = [field.name for field in dataclasses.fields(StepInfo)]
+        notes = {"history": [{name: getattr(info, name) for name in names} for info in history]}
         archive.save(len(history), state, self._settings, notes)
         self._saved = len(history)
 

@@ -127,7 +127,6 @@ class FolderArchive(Archive):
 
     def _chosen(self, like: PyTree, settings: Notes) -> tuple[int, Notes] | None:
         """The step of the newest state that is whole, and its notes."""
-        self._states.clear_unfinished()
         damaged: dict[int, Damage] = {}
         for step in reversed(self._states.steps()):
             try:
@@ -135,9 +134,10 @@ class FolderArchive(Archive):
             except Damage as damage:
                 damaged[step] = damage
                 continue
-            self._require_same(about, like, settings)
+            self._require_same(about, like, settings)  # before anything is moved
             for each, damage in damaged.items():
                 self._states.set_aside(each, step, damage)
+            self._states.clear_unfinished(step)
             return step, about["notes"]
         if damaged:
             step, damage = next(iter(damaged.items()))
@@ -147,6 +147,7 @@ class FolderArchive(Archive):
                 cause="files were changed, cut or removed.",
                 remedy="restore them from a copy; to start from the first step, use a new folder.",
             )
+        self._states.clear_unfinished(None)
         return None
 
     def _require_same(self, about: Notes, like: PyTree, settings: Notes) -> None:

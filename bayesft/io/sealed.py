@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -17,7 +18,10 @@ from bayesft.base import Notes
 from bayesft.errors import CheckpointWarning, ModelError
 from bayesft.io.files import read_json
 
-NAME = re.compile(r"step-(\d+)")
+_STEP = r"step-(\d{8}|[1-9]\d{8,})"
+_SEAL = re.compile(rf"{_STEP}\.json")
+_UNFINISHED = re.compile(rf"{_STEP}(|\.json\.new|\.orbax-checkpoint-tmp)")
+"""Names as they are given here, to the letter: others' files may lie in the folder too."""
 
 
 class Damage(Exception):
@@ -39,7 +43,7 @@ class States:
 
     def steps(self) -> list[int]:
         """The steps whose states are sealed, in order."""
-        found = (NAME.fullmatch(path.stem) for path in self.folder.glob("step-*.json"))
+        found = (_SEAL.fullmatch(path.name) for path in self.folder.glob("step-*.json"))
         return sorted(int(match[1]) for match in found if match)
 
     def newest(self) -> int:
@@ -48,9 +52,10 @@ class States:
 
     def seal(self, step: int, about: Notes) -> None:
         """Make a folder of arrays count as the state after a step, in one rename."""
-        sealed = plain({**about, "files": digests(self.path(step))})
-        fresh = self.path(step).with_suffix(".json.new")
-        fresh.write_text(json.dumps({"about": sealed, "sha256": _digest(sealed)}, indent=1))
+        # A history of many steps is long: written once, and without indent, for which json is slow.
+        text = _json({**about, "files": digests(self.path(step))})
+        fresh = self._fresh(step)
+        fresh.write_text(f'{{"about": {text}, "sha256": "{_digest(json.loads(text))}"}}')
         os.replace(fresh, self._seal(step))
 
     def verified(self, step: int) -> dict[str, Any]:
@@ -72,8 +77,10 @@ class States:
         return about
 
     def remove(self, step: int) -> None:
+        """Remove a state, and what a save of it may have left unfinished."""
         self._seal(step).unlink(missing_ok=True)  # from here it counts no more
-        for path in self.folder.glob(f"{self.path(step).name}*"):
+        self._fresh(step).unlink(missing_ok=True)
+        for path in (self.path(step), self._temporary(step)):
             shutil.rmtree(path, ignore_errors=True)
 
     def keep(self, number: int) -> None:
@@ -84,11 +91,7 @@ class States:
 
     def set_aside(self, step: int, used: int, damage: Damage) -> None:
         """Out of the way of the state that will be saved after the same step again."""
-        for path in (self.path(step), self._seal(step)):
-            aside = path.with_name(f"damaged-{path.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            if path.exists():
-                os.replace(path, aside)
+        self._rename(step, "damaged")
         warnings.warn(
             f"The state after step {step} in {self.folder} is damaged and set aside, that after "
             f"step {used} is used: {damage}",
@@ -96,30 +99,65 @@ class States:
             stacklevel=2,
         )
 
-    def clear_unfinished(self) -> None:
-        """Remove what a run that was killed while it saved has left."""
-        whole = {self.path(step).name for step in self.steps()}
+    def clear_unfinished(self, used: int | None) -> None:
+        """Out of the way, too, what a run that was killed while it saved has left.
+
+        What has Orbax's temporary name was cut short and is removed. Arrays without a seal may be
+        whole (it was lost, or the folder is another's), so they stay under another name.
+        """
+        now = "the fit starts at its first step"
+        if used is not None:
+            now = f"the state after step {used} is used"
+        sealed = self.steps()
         for path in sorted(self.folder.glob("step-*")):
-            if path.name.removesuffix(".json") in whole:
+            match = _UNFINISHED.fullmatch(path.name)
+            if match is None:
                 continue
-            if path.is_dir():
-                warnings.warn(
-                    f"{path.name} in {self.folder} was not finished and is removed; the state "
-                    "before it is used.",
-                    CheckpointWarning,
-                    stacklevel=2,
-                )
-                shutil.rmtree(path)
-            else:
+            step, end = int(match[1]), match[2]
+            if end == ".json.new" and path.is_file():
                 path.unlink()
+                continue
+            if end == ".orbax-checkpoint-tmp" and path.is_dir():
+                shutil.rmtree(path)
+                done = "was not finished and is removed"
+            elif not end and step not in sealed:
+                aside = self._rename(step, "unsealed")
+                done = f"was not finished, or its seal is lost, and is set aside as {aside}"
+            else:
+                continue
+            warnings.warn(
+                f"{path.name} in {self.folder} {done}; {now}.", CheckpointWarning, stacklevel=2
+            )
+
+    def _rename(self, step: int, why: str) -> str:
+        """Rename what there is of a state, replacing nothing; the new name of its arrays."""
+        parts, prefix = (self.path(step), self._seal(step)), why
+        numbers = itertools.count(2)
+        while any(os.path.lexists(path.with_name(f"{prefix}-{path.name}")) for path in parts):
+            prefix = f"{why}-{next(numbers)}"
+        for path in parts:
+            if os.path.lexists(path):
+                os.rename(path, path.with_name(f"{prefix}-{path.name}"))
+        return f"{prefix}-{parts[0].name}"
 
     def _seal(self, step: int) -> Path:
         return self.path(step).with_suffix(".json")
 
+    def _fresh(self, step: int) -> Path:
+        return self.path(step).with_suffix(".json.new")
+
+    def _temporary(self, step: int) -> Path:
+        """Where Orbax writes arrays until they are whole."""
+        return self.path(step).with_suffix(".orbax-checkpoint-tmp")
+
 
 def plain(value: Notes) -> dict[str, Any]:
     """As it will be when it is read."""
-    return json.loads(json.dumps(dict(value), default=lambda number: number.tolist()))
+    return json.loads(_json(value))
+
+
+def _json(value: Notes) -> str:
+    return json.dumps(dict(value), default=lambda number: number.tolist())
 
 
 def digests(folder: Path) -> dict[str, str]:

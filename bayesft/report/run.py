@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from bayesft.report import curves
 from bayesft.report.curves import Curve, Limits, curve_svg, limits_svg
@@ -88,7 +89,10 @@ td.name { color: var(--muted); white-space: nowrap; width: 14rem; }
 
 
 def run_page(run: Run) -> str:
-    """The page of a run, complete in itself; of one that still goes on, as far as it is."""
+    """The page of a run, complete in itself; of one that still goes on, as far as it is.
+
+    What cannot be shown, in a folder that was edited or is another program's, is left out.
+    """
     sections = [
         Section("At a glance", "", _tiles(run)),
         *_curves(run),
@@ -96,17 +100,19 @@ def run_page(run: Run) -> str:
         *_completions(run),
         *_configuration(run),
     ]
-    return page(run.folder.resolve().name, sections, _facts(run), style=STYLE)
+    shown = page(run.folder.resolve().name, sections, _facts(run), style=STYLE)
+    return shown.encode("utf-8", "backslashreplace").decode()  # JSON may hold lone surrogates
 
 
 def _facts(run: Run) -> str:
     first, last = (run.metrics[at] for at in (0, -1))
-    took = sum(record.get("step_time") or 0.0 for record in run.metrics)
+    (_, times), (_, tokens) = run.curve("step_time"), run.curve("num_tokens")
+    took = float(times[np.isfinite(times)].sum())
     facts = [f"Steps {first['step']} to {last['step']} in {_duration(took)}"]
-    if last.get("num_tokens"):
-        facts.append(f"{number(last['num_tokens'])} tokens")
-    times = (name for name in ("started", "resumed") if name in run.environment)
-    facts += [f"{name} {run.environment[name]}" for name in times]
+    if len(tokens) and np.isfinite(tokens[-1]):
+        facts.append(f"{number(tokens[-1])} tokens")
+    starts = (name for name in ("started", "resumed") if name in run.environment)
+    facts += [f"{name} {run.environment[name]}" for name in starts]
     if "devices" in run.environment:
         facts.append(str(run.environment["devices"]))
     return " · ".join(facts)
@@ -186,7 +192,7 @@ def _curve(run: Run, name: str) -> str:
         low, high = (run.curve(name.replace("mean", end)) for end in ("min", "max"))
         if np.array_equal(low[0], steps) and np.array_equal(high[0], steps):
             band = low[1], high[1]
-    elif name.startswith("rewards/"):
+    elif name.startswith("rewards/") and name.endswith("/mean"):
         at, spread = run.curve(name.replace("/mean", "/std"))
         caption = "the band is one standard deviation of completions to either side"
         if np.array_equal(at, steps):
@@ -201,22 +207,29 @@ def _curve(run: Run, name: str) -> str:
 
 
 def _limits(run: Run, quantity: str) -> Limits | None:
-    steps, lower = run.curve(f"certificate/{quantity}/lower")
+    sides = [f"certificate/{quantity}/{side}" for side in ("lower", "upper")]
+    steps = np.union1d(*(run.curve(side)[0] for side in sides))
     if not len(steps):
         return None
-    _, upper = run.curve(f"certificate/{quantity}/upper")
-    _, certified = run.curve("certificate/certified")
+    lower, upper, certified = (_at(run, name, steps) for name in (*sides, "certificate/certified"))
     name, caption = BOUNDED[quantity]
     return Limits(name, steps, lower, upper, certified == 1, caption, quantity != "log_z")
+
+
+def _at(run: Run, name: str, steps: Int[np.ndarray, " S"]) -> Float[np.ndarray, " S"]:
+    """The metric at these steps, NaN where it is missing."""
+    known = dict(zip(*run.curve(name), strict=True))
+    return np.asarray([known.get(step, np.nan) for step in steps], float)
 
 
 def _certificates(run: Run) -> Iterator[Section]:
     found = [limits for name in BOUNDED if (limits := _limits(run, name)) is not None]
     if not found:
         return
-    level = run.curve("certificate/level")[1][-1]
+    levels = run.curve("certificate/level")[1]
+    known = f" with probability {levels[-1]:.0%}" if np.isfinite(levels[-1:]).any() else ""
     prose = (
-        f"Limits that hold with probability {level:.0%} at any one step, for means over the "
+        f"Limits that hold{known} at any one step, for means over the "
         "certified prompts. Dashed ones rest on approximate draws of the posterior and are not "
         "certified; a whisker without an end has no limit there."
     )
@@ -228,23 +241,36 @@ def _certificates(run: Run) -> Iterator[Section]:
 
 
 def _completions(run: Run) -> Iterator[Section]:
-    if not run.completions:
+    found = [(record["step"], rows) for record in run.completions if (rows := _rows(record))]
+    if not found:
         return
-    last = len(run.completions) - 1
-    shown = [run.completions[at] for at in sorted({0, last // 2, last})]
+    last = len(found) - 1
+    shown = [found[at] for at in sorted({0, last // 2, last})]
     prose = (
         "The first ones of their step, as they came. log φ is their evidence and log q/π₀ how much "
         "likelier than under the prior they have become, in nats."
     )
-    tables = "".join(
-        f'<div class="step">step {record["step"]}</div>{_table(record["completions"])}'
-        for record in shown
-    )
+    tables = "".join(f'<div class="step">step {step}</div>{_table(rows)}' for step, rows in shown)
     yield Section("Completions", prose, Html(tables))
 
 
+def _rows(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The completions of a record that are some."""
+    rows = record.get("completions")
+    return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+
+
+def _rewards(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    rewards = row.get("rewards")
+    return rewards if isinstance(rewards, Mapping) else {}
+
+
+def _score(value: Any) -> str:
+    return signed(value if isinstance(value, int | float) and value == value else None)
+
+
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    rewards = list(rows[0].get("rewards") or {}) if rows else []
+    rewards = list(_rewards(rows[0])) if rows else []
     prompts = any(row.get("prompt") for row in rows)
     scored = any(row.get("log_evidence") is not None for row in rows)
     head = [*(['<th class="prompt">prompt</th>'] if prompts else []), "<th>completion</th>"]
@@ -254,9 +280,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         cells = [f'<td class="text prompt">{_cut(row.get("prompt"))}</td>'] if prompts else []
         cells.append(f'<td class="text">{_cut(row.get("text"))}</td>')
-        values = [(row.get("rewards") or {}).get(name) for name in rewards]
+        values = [_rewards(row).get(name) for name in rewards]
         values += [row.get("log_evidence"), row.get("log_ratio")] if scored else []
-        cells += [f'<td class="number">{signed(value)}</td>' for value in values]
+        cells += [f'<td class="number">{_score(value)}</td>' for value in values]
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f'<table class="rows">{"".join(lines)}</table>'
 

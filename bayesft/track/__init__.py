@@ -15,17 +15,21 @@ that is not used.
     completions         a table of completions on the console
     certificates        bounds on log Z and on both divergences, every so many steps
     read_run            what a run's folder holds
-    lines               JSON lines that survive a killed process
+    lines               JSON lines that survive a killed process and a full disk
+    config              a configuration as JSON can hold it
+    folder              a folder that is tried before the fit
 """
 
 from bayesft.track.certificates import certificates
 from bayesft.track.completions import completions
+from bayesft.track.lines import RunWarning
 from bayesft.track.run import Run, read_run, run
 from bayesft.track.services import trackio, weights_and_biases
 from bayesft.track.tensorboard import tensorboard
 
 __all__ = [
     "Run",
+    "RunWarning",
     "certificates",
     "completions",
     "read_run",

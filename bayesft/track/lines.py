@@ -2,39 +2,66 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import warnings
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from bayesft.errors import RunError
+from bayesft.track.config import text as _text
+
+
+class RunWarning(UserWarning):
+    """A part of a run could not be written down; the fit goes on without it."""
 
 
 class Lines:
-    """A file that records are appended to, each in one write of one whole line.
+    """A file that records are appended to as whole lines.
 
-    What a killed process leaves is whole lines and at most a torn one at the end, which is cut off
-    when the file is opened again. Raises RunError where the file cannot be written.
+    A record that cannot be written whole, on a full disk say, is left out: a RunWarning says so
+    once, and later records are tried again. What a killed process leaves is whole lines and at most
+    a torn one at the end, which is cut off before the next record.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            with path.open("ab") as file:
-                file.truncate(_end_of_lines(path))
-        except OSError as error:
-            raise RunError(
-                f"{path} cannot be written: {error.strerror}.",
-                cause="a folder of someone else's, a full disk, or a folder of that name.",
-                remedy="name another folder.",
-            ) from error
+        self._whole = False  # whether the file is known to end with a whole line
+        self._failing = False
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write the record; when this returns it is with the operating system."""
+        """Write the record; when this returns it is with the operating system, or left out."""
         line = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n"
-        with self.path.open("ab", buffering=0) as file:
-            file.write(line.encode())
+        whole, self._whole = self._whole, False
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                end = file.seek(0, os.SEEK_END) if whole else _end_of_lines(self.path)
+                file.truncate(end)
+                try:
+                    _write(file, line.encode())
+                except OSError:
+                    file.truncate(end)
+                    raise
+        except OSError as error:
+            if not self._failing:
+                warn_unwritten(self.path, error)
+            self._failing = True
+            return
+        self._whole, self._failing = True, False
+
+
+def warn_unwritten(path: Path, error: OSError) -> None:
+    """Say that the fit goes on without what belongs into a file."""
+    warnings.warn(
+        f"{path} cannot be written; the fit goes on, and what belongs there is left out until it "
+        f"can: {error.strerror or error}",
+        RunWarning,
+        stacklevel=4,
+    )
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -62,9 +89,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def _record(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+    if not isinstance(record, dict) or not _is_step(record.get("step")):
         raise RunError(
             f"Line {number} of {path} is not a record of a step.",
             cause="the file was edited, or another program writes to it.",
@@ -73,10 +100,24 @@ def _record(line: bytes, path: Path, number: int) -> dict[str, Any]:
     return record
 
 
+def _is_step(step: Any) -> bool:
+    """Steps are counted in floats where curves are drawn."""
+    return isinstance(step, int) and not isinstance(step, bool) and abs(step) < 2**53
+
+
+def _write(file: FileIO, data: bytes) -> None:
+    """All of it, or OSError: a write of the operating system may take a part alone."""
+    while data:
+        count = file.write(data)
+        if not count:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        data = data[count:]
+
+
 def _end_of_lines(path: Path) -> int:
     """Where the last whole line ends, in bytes."""
     with path.open("rb") as file:
-        position = file.seek(0, 2)
+        position = file.seek(0, os.SEEK_END)
         while position > 0:
             start = max(0, position - 65536)
             file.seek(start)
@@ -89,14 +130,16 @@ def _end_of_lines(path: Path) -> int:
 def _plain(value: Any) -> Any:
     """Eight significant digits, more than float32 holds; whole numbers, such as counts, in full.
 
-    JSON has no infinity and no NaN.
+    JSON has no infinity and no NaN, and UTF-8 no lone surrogates.
     """
     if isinstance(value, float):
         if not math.isfinite(value):
             return None
         return value if value.is_integer() else float(f"{value:.8g}")
+    if isinstance(value, str):
+        return _text(value)
     if isinstance(value, Mapping):
-        return {str(name): _plain(entry) for name, entry in value.items()}
+        return {_text(str(name)): _plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     return value

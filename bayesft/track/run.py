@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,9 @@ from jaxtyping import Float, Int
 from bayesft.errors import RunError
 from bayesft.fitting.info import StepInfo
 from bayesft.sharding import is_writer
-from bayesft.track.lines import Lines, read_lines
+from bayesft.track.config import config_of, described
+from bayesft.track.folder import require_folder
+from bayesft.track.lines import Lines, read_lines, warn_unwritten
 from bayesft.track.schedule import require_every
 
 CONFIG, METRICS, COMPLETIONS = "config.json", "metrics.jsonl", "completions.jsonl"
@@ -33,48 +34,52 @@ class RunFolder:
 
     def __init__(self, folder: Path, config: Mapping[str, Any], every: int, num: int):
         self.folder, self.config, self.every, self.num = folder, config, every, num
-        self._started = False
-        with self._writing():
-            folder.mkdir(parents=True, exist_ok=True)
-            if not os.access(folder, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        self._metrics, self._completions = (Lines(folder / name) for name in (METRICS, COMPLETIONS))
+        self._started = self._failing = False
+        self._unwritten: str | None = None
 
     def __call__(self, info: StepInfo) -> None:
         if not is_writer():
             return
         if not self._started:
-            self._start(goes_on=info.step > 0)
+            # With the first step, when the fit has found the folder's states to be its own.
+            self._unwritten, self._started = self._text(goes_on=info.step > 0), True
+        self._write_config()
         if info.due(self.every) and (rows := info.completions(self.num)):
             shown = [dataclasses.asdict(row) for row in rows]
             self._completions.append({"step": info.step, "completions": shown})
-        self._metrics.append({"step": info.step, "time": int(time.time()), **info.scalars})
+        when = {"step": info.step, "time": int(time.time())}
+        # A metric of a callback that is called "step" does not make the line unreadable.
+        self._metrics.append({**when, **info.scalars, **when})
 
-    def _start(self, goes_on: bool) -> None:
-        # With the first step, when the fit has found the folder's states to be its own.
-        path, environment = self.folder / CONFIG, _environment()
+    def _text(self, goes_on: bool) -> str:
+        environment = _environment()
         if goes_on:
             environment["resumed"] = environment.pop("started")
             with contextlib.suppress(RunError):  # the file is written anew
-                earlier = _read_config(path).get("environment")
+                earlier = _read_config(self.folder / CONFIG).get("environment")
                 if isinstance(earlier, dict) and "started" in earlier:
                     environment["started"] = earlier["started"]
-        with self._writing():
-            text = {"config": described(self.config), "environment": environment}
-            path.write_text(json.dumps(text, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        self._metrics = Lines(self.folder / METRICS)
-        self._completions = Lines(self.folder / COMPLETIONS)
-        self._started = True
+        # Of the environment too: arguments of a command need not be text.
+        found = {"config": self.config, "environment": described(environment)}
+        return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _write_config(self) -> None:
+        """All or nothing; where the disk is full, with a later step."""
+        if self._unwritten is None:
+            return
+        path = self.folder / CONFIG
+        fresh = path.with_name(f".{path.name}.new-{os.getpid()}")
         try:
-            yield
+            fresh.write_text(self._unwritten, encoding="utf-8")
+            fresh.replace(path)
+            self._unwritten = None
         except OSError as error:
-            raise RunError(
-                f"The folder {self.folder} cannot be written: {error.strerror}.",
-                cause="a file of that name, or a place without permission.",
-                remedy="name another folder.",
-            ) from error
+            if not self._failing:
+                warn_unwritten(path, error)
+            self._failing = True
+            with contextlib.suppress(OSError):
+                fresh.unlink()
 
 
 def run(
@@ -88,14 +93,18 @@ def run(
 
     `metrics.jsonl` has a line per step, `completions.jsonl` one with `num_completions` completions
     for the first, every `completions_every`-th and the last step, and `config.json` the `config`
-    (any values; what JSON lacks as it prints) and the versions and devices in use. Lines are whole
-    when the process is killed, and null where a number is infinite or NaN. A run that goes on from
-    a checkpoint appends to the same folder; `read_run` gives the last line of every step.
+    (a mapping, Namespace or dataclass as it is now, of any values; what JSON lacks as it prints)
+    and the versions and devices in use. Lines are whole when the process is killed, and null where
+    a number is infinite or NaN. A run that goes on from a checkpoint appends to the same folder;
+    `read_run` gives the last line of every step.
 
-    Raises RunError where the folder cannot be written.
+    Raises RunError where the folder cannot be written, or the config is none. Where that turns out
+    during the fit, on a full disk, a RunWarning says so and the fit goes on.
     """
     require_every(completions_every)
-    return RunFolder(Path(folder), config or {}, completions_every, num_completions)
+    found = config_of(config)
+    require_folder(Path(folder), (CONFIG, METRICS, COMPLETIONS))
+    return RunFolder(Path(folder), found, completions_every, num_completions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,13 +119,15 @@ class Run:
 
     @property
     def names(self) -> list[str]:
-        """The metrics that any step has, in order of appearance."""
-        found = {name: None for record in self.metrics for name in record}
+        """The metrics that any step has, in order of appearance; what is no number is none."""
+        found = {
+            name: None for record in self.metrics for name in record if _is_metric(record[name])
+        }
         return [name for name in found if name not in ("step", "time")]
 
     def curve(self, name: str) -> tuple[Int[np.ndarray, " S"], Float[np.ndarray, " S"]]:
         """The steps that have the metric, and its values; NaN where it was not finite."""
-        have = [record for record in self.metrics if name in record]
+        have = [record for record in self.metrics if name in record and _is_metric(record[name])]
         values = [np.nan if record[name] is None else record[name] for record in have]
         return np.asarray([record["step"] for record in have], int), np.asarray(values, float)
 
@@ -144,8 +155,8 @@ def read_run(folder: str | Path) -> Run:
     completions = folder / COMPLETIONS
     return Run(
         folder,
-        written.get("config", {}),
-        written.get("environment", {}),
+        _mapping(written, "config"),
+        _mapping(written, "environment"),
         metrics,
         read_lines(completions) if completions.exists() else [],
     )
@@ -156,7 +167,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         return {}
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(
             f"{path} cannot be read.",
             cause="it was edited and is no JSON.",
@@ -165,22 +176,19 @@ def _read_config(path: Path) -> dict[str, Any]:
     return written if isinstance(written, dict) else {}
 
 
-def described(value: Any) -> Any:
-    """A value as JSON can hold it: functions by name, what else JSON lacks as it prints."""
-    if isinstance(value, Mapping):
-        return {str(name): described(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [described(entry) for entry in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.generic) or (hasattr(value, "shape") and value.shape == ()):
-        return described(value.item())
-    if isinstance(value, Path):
-        return str(value)
-    name = getattr(value, "__name__", None)
-    return name if isinstance(name, str) else repr(value)
+def _mapping(written: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of a configuration; one that was edited and has no names gets that of the part."""
+    found = written.get(name)
+    if isinstance(found, dict):
+        return found
+    return {} if found is None else {name: found}
+
+
+def _is_metric(value: Any) -> bool:
+    """Whether a curve can hold it: a number that floats reach, or null."""
+    if isinstance(value, int):
+        return abs(value) < 2**1023
+    return value is None or isinstance(value, float)
 
 
 def _environment() -> dict[str, Any]:

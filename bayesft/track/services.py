@@ -9,7 +9,7 @@ from typing import Any
 from bayesft.errors import RunError
 from bayesft.fitting.info import StepInfo
 from bayesft.sharding import is_writer
-from bayesft.track.run import described
+from bayesft.track.config import config_of
 
 
 class Service:
@@ -50,6 +50,7 @@ def trackio(
 
 
 def _service(module: str, project: str, name: Any, config: Any, options: dict[str, Any]) -> Service:
+    found = config_of(config)
     try:
         library = importlib.import_module(module)
     except ImportError as error:
@@ -60,6 +61,4 @@ def _service(module: str, project: str, name: Any, config: Any, options: dict[st
         ) from error
     if not is_writer():
         return Service(None)
-    return Service(
-        library.init(project=project, name=name, config=described(config or {}), **options)
-    )
+    return Service(library.init(project=project, name=name, config=found, **options))

@@ -9,10 +9,12 @@ import typer
 
 import bayesft as bft
 from bayesft.cli import names, stories
-from bayesft.cli.command import with_messages
+from bayesft.cli.command import states_of, with_messages
 from bayesft.cli.functions import load_function
 from bayesft.cli.objectives import GENERATORS, OBJECTIVES
+from bayesft.cli.options import WatchOptions
 from bayesft.cli.output import line_writer
+from bayesft.errors import FitInterrupted, RunError
 
 
 @pytest.mark.parametrize("name", ["demo", "sample", "fit", "certify"])
@@ -79,6 +81,38 @@ def test_an_interrupt_is_tidy(capsys):
         with_messages(interrupted, debug=False)
     assert stopped.value.exit_code == 1
     assert capsys.readouterr().err == "Interrupted.\n"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RunError("Bad."), OSError("Bad.")])
+def test_a_message_says_where_the_state_is_and_how_to_go_on(capsys, tmp_path, error):
+    error.add_note("--------------------\nJAX has removed its internal frames")
+    error.add_note("The state after 3 steps is in states.")
+
+    def failing():
+        raise error
+
+    def said():
+        with pytest.raises(typer.Exit):
+            with_messages(failing, debug=False, states=states_of(WatchOptions(run=tmp_path)))
+        return capsys.readouterr().err.splitlines()[1:]
+
+    assert said() == ["The state after 3 steps is in states."]  # that is not there any more
+    (tmp_path / "states").mkdir()
+    (tmp_path / "states" / "step-00000003.json").touch()
+    assert said()[-1] == "The same command with --resume goes on from there."
+    del error.__notes__  # refused before the first step
+    assert said() == []
+
+
+def test_a_fit_that_is_terminated_says_how_to_go_on(capsys, tmp_path):
+    (tmp_path / "step-00000003.json").touch()
+
+    def terminated():
+        raise FitInterrupted("SIGTERM ended the fit.")
+
+    with pytest.raises(typer.Exit):
+        with_messages(terminated, debug=False, states=tmp_path)
+    assert "--resume goes on" in capsys.readouterr().err
 
 
 def test_a_file_appears_only_when_it_is_complete(tmp_path):

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
+from bayesft.errors import RunError
 from bayesft.report.curves import NUM_POINTS, Curve, Limits, curve_svg, limits_svg
 from bayesft.report.numbers import between, number, signed, ticks
 from bayesft.report.run import run_page
@@ -215,3 +216,46 @@ def test_every_value_can_be_read_off(tmp_path, name):
     for record in METRICS:
         shown = "–" if record[name] is None else number(record[name])
         assert f"<title>step {record['step']}: {shown}</title>" in svg
+
+
+# ---- folders that were edited --------------------------------------------------------------------
+
+
+def test_what_cannot_be_drawn_is_left_out(tmp_path):
+    records = [
+        {"step": 0, "loss": 1.5, "phase": "train", "step_time": "long", "num_tokens": {}},
+        {"step": 1, "loss": {"a": 1}, "phase": [2], "huge": 10**400, "\ud83d": 1.0},
+    ]
+    config = {"config": [1], "environment": "\ud83d"}
+    page = written(tmp_path / "run", records, config=config)
+    assert [texts(svg)[0] for svg in charts(page)] == ["loss", "\\ud83d"]
+    assert "step 0: 1.5<" in page and ">[1]<" in page
+    page.encode()
+
+
+def test_completions_that_are_none_are_left_out(tmp_path):
+    good = {"text": "here", "rewards": {"r": "high"}, "log_evidence": float("nan")}
+    records = [
+        {"step": 0, "text": "x"},
+        {"step": 1, "completions": 3},
+        {"step": 2, "completions": ["x", {"text": 5, "rewards": [1]}, good]},
+    ]
+    page = written(tmp_path / "run", [{"step": 0, "loss": 1.0}], records)
+    assert [int(n) for n in re.findall(r'class="step">step (\d+)<', page)] == [2]
+    assert "here" in page
+    nothing = written(tmp_path / "run", [{"step": 0, "loss": 1.0}], records[:2])
+    assert "<h2>Completions" not in nothing
+
+
+@pytest.mark.parametrize("side", ["lower", "upper"])
+def test_a_limit_without_the_other_is_drawn(tmp_path, side):
+    page = written(tmp_path / "run", [{"step": 3, f"certificate/log_z/{side}": 1.5}])
+    assert f"step 3: {'≥' if side == 'lower' else '≤'} 1.5, not certified" in page
+    assert "Limits that hold at any one step" in page
+
+
+@pytest.mark.parametrize("step", ["true", "1e3", str(10**30)])
+def test_a_step_that_is_no_whole_number_is_named(tmp_path, step):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": {step}, "a": 1}}\n', encoding="utf-8")
+    with pytest.raises(RunError, match="Line 1"):
+        read_run(tmp_path)
