@@ -86,6 +86,10 @@ class CheckpointWarning(UserWarning):
     """A state could not be saved, or is not whole and an older one is used."""
 
 
+class RunWarning(UserWarning):
+    """A part of a run could not be written down; the fit goes on without it."""
+
+
 class EvidenceWarning(UserWarning):
     """Evidence in Python failed and is asked again."""
 

@@ -22,14 +22,12 @@ that is not used.
 
 from bayesft.track.certificates import certificates
 from bayesft.track.completions import completions
-from bayesft.track.lines import RunWarning
 from bayesft.track.run import Run, read_run, run
 from bayesft.track.services import trackio, weights_and_biases
 from bayesft.track.tensorboard import tensorboard
 
 __all__ = [
     "Run",
-    "RunWarning",
     "certificates",
     "completions",
     "read_run",

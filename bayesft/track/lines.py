@@ -12,12 +12,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from bayesft.errors import RunError
+from bayesft.errors import RunError, RunWarning
 from bayesft.track.config import text as _text
-
-
-class RunWarning(UserWarning):
-    """A part of a run could not be written down; the fit goes on without it."""
 
 
 class Lines:

@@ -20,10 +20,10 @@ from track.test_trackers import events
 from track.watched import TARGET
 
 from bayesft import track
-from bayesft.errors import RunError, SamplerError
+from bayesft.errors import RunError, RunWarning, SamplerError
 from bayesft.report.run import run_page
 from bayesft.track.config import config_of
-from bayesft.track.lines import Lines, RunWarning, read_lines
+from bayesft.track.lines import Lines, read_lines
 
 
 @contextlib.contextmanager
