@@ -65,12 +65,17 @@ def write_folder(
     """Fills a new folder by `write(folder)` and moves it to `path` in one rename.
 
     A reader never sees half a folder. An existing folder is replaced only if it holds nothing but
-    files whose names match the patterns `own`; raises ModelError otherwise. Of several processes
-    one writes.
+    files whose names match the patterns `own`, and is not the working directory; raises ModelError
+    otherwise. A link is followed. Of several processes one writes.
     """
     if not is_writer():
         return
-    target = Path(path).absolute()
+    target = Path(path).resolve()
+    if Path.cwd().is_relative_to(target):
+        raise ModelError(
+            f"{target} holds the working directory, which saving would replace.",
+            remedy="save to a folder in it",
+        )
     _refuse_foreign(target, tuple(own))
     target.parent.mkdir(parents=True, exist_ok=True)
     suffix = secrets.token_hex(4)

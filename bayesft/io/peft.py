@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,20 @@ def read_peft_config(folder: Path) -> PeftConfig:
     targets = options.pop("target_modules", None)
     if not isinstance(rank, int) or isinstance(rank, bool) or rank <= 0:
         raise _unsupported(where, "r", rank)
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not isfinite(alpha):
         raise _unsupported(where, "lora_alpha", alpha)
+    flags = {name: options.pop(name, None) for name in ("use_rslora", "fan_in_fan_out")}
+    for name, value in flags.items():
+        if not isinstance(value, bool | None):
+            raise _unsupported(where, name, value)
     if not isinstance(targets, str) and not _are_names(targets):
         raise _unsupported(where, "target_modules", targets)
     config = PeftConfig(
         rank=rank,
         alpha=alpha,
-        rank_stabilised=options.pop("use_rslora", None) is True,
+        rank_stabilised=bool(flags["use_rslora"]),
         target_modules=targets if isinstance(targets, str) else tuple(targets),
-        fan_in_fan_out=options.pop("fan_in_fan_out", None) is True,
+        fan_in_fan_out=bool(flags["fan_in_fan_out"]),
         base_model=str(options.get("base_model_name_or_path") or ""),
     )
     for name, value in options.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +21,31 @@ class TensorFiles:
     """Tensors of one or several files: shapes are known at once, values are read on demand."""
 
     shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
     files: Mapping[str, Path]
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor of that name, in its stored dtype."""
+        """The tensor of that name, in its stored dtype; integers are refused."""
+        self.require_floats([name])
         with safe_open(self.files[name], framework="numpy") as file:
             return file.get_tensor(name)
+
+    def require_floats(self, names: Iterable[str]) -> None:
+        """Raises ModelError where one of these tensors holds integers, as quantised weights do."""
+        for name in names:
+            if self.dtypes[name] not in FLOATS:
+                raise ModelError(
+                    f"Tensor {name} in {self.files[name]} is stored as {self.dtypes[name]}.",
+                    cause="the weights are quantised",
+                    remedy="use the float16, bfloat16 or float32 version of the model",
+                )
 
 
 def open_tensors(folder: Path, stem: str = "model") -> TensorFiles:
     """Tensors of `{stem}.safetensors`, or of the shards that `{stem}.safetensors.index.json` lists.
 
-    Raises ModelError where files are missing, truncated, hold integers (quantised weights), or
-    where the index and its shards disagree; pickled weights are never opened.
+    Raises ModelError where files are missing or truncated, or where the index and its shards
+    disagree; pickled weights are never opened.
     """
     index = folder / f"{stem}.safetensors.index.json"
     single = folder / f"{stem}.safetensors"
@@ -51,10 +63,11 @@ def open_tensors(folder: Path, stem: str = "model") -> TensorFiles:
         if Path(name).name != name:
             raise ModelError(f"{index} points to {name!r}, which is outside the folder.")
     tensors = _merge([_open(folder / name) for name in sorted(set(listed.values()))])
-    absent = sorted(set(listed) - set(tensors.shapes))
-    if absent:
+    found = {name: path.name for name, path in tensors.files.items()}
+    if wrong := sorted(name for name in listed if found.get(name) != listed[name]):
+        where = f"{found[wrong[0]]} holds" if wrong[0] in found else "none of its files holds"
         raise ModelError(
-            f"{index} lists {absent[0]}, which is in none of its files.",
+            f"{index} lists {wrong[0]} in {listed[wrong[0]]}; {where} it.",
             cause="a shard was replaced or truncated",
             remedy="download the folder again",
         )
@@ -85,23 +98,24 @@ def _open(path: Path) -> TensorFiles:
             cause="the file was truncated, or is a Git LFS pointer",
             remedy="download it again and compare its size with the source",
         ) from error
-    for name, dtype in dtypes.items():
-        if dtype not in FLOATS:
-            raise ModelError(
-                f"Tensor {name} in {path} is stored as {dtype}.",
-                cause="the weights are quantised",
-                remedy="use the float16, bfloat16 or float32 version of the model",
-            )
-    return TensorFiles(shapes, dict.fromkeys(shapes, path))
+    return TensorFiles(shapes, dtypes, dict.fromkeys(shapes, path))
 
 
 def _merge(parts: list[TensorFiles]) -> TensorFiles:
     shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, str] = {}
     files: dict[str, Path] = {}
     for part in parts:
+        if twice := sorted(set(files) & set(part.files)):
+            raise ModelError(
+                f"{files[twice[0]]} and {part.files[twice[0]].name} both hold {twice[0]}.",
+                cause="shards of two versions of the model",
+                remedy="download the folder again",
+            )
         shapes.update(part.shapes)
+        dtypes.update(part.dtypes)
         files.update(part.files)
-    return TensorFiles(shapes, files)
+    return TensorFiles(shapes, dtypes, files)
 
 
 def _no_weights(folder: Path, stem: str) -> ModelError:

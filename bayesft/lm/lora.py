@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Sequence
 
@@ -83,8 +84,11 @@ def lora(
     if rank < 1:
         raise GuideError(f"The rank of an adapter is {rank}.", remedy="give a rank of at least 1")
     alpha = 2.0 * rank if alpha is None else alpha
+    if not math.isfinite(alpha):
+        raise GuideError(f"alpha is {alpha}.", remedy="give a finite number, or leave it out")
     architecture = lm.card.architecture
-    slots, unknown = resolve(target_modules, architecture)
+    targets = target_modules if isinstance(target_modules, str) else tuple(target_modules)
+    slots, unknown = resolve(targets, architecture)
     if unknown or not slots:
         named = repr(unknown[0]) if unknown else "of the names given"
         raise GuideError(

@@ -141,6 +141,7 @@ def _check(files: TensorFiles, tensors: list[Tensor], architecture: Architecture
         for name in files.shapes
         if name not in known and not any(re.fullmatch(p, name) for p in names.ignored)
     )
+    files.require_floats(name for name in files.shapes if name in known)
     if unexpected:
         raise ModelError(
             f"The weights hold {unexpected[0]}, which a {architecture.num_layers}-layer model of "

@@ -1,5 +1,6 @@
 """Folders and tensors: complete or not at all, the same bits back."""
 
+import json
 from pathlib import Path
 
 import ml_dtypes
@@ -61,3 +62,36 @@ def test_tensors_come_back_with_the_same_bits(tmp_path: Path, dtype):
     assert files.shapes == {"a": (3, 4), "b": (4, 3)}
     np.testing.assert_array_equal(files.read("a"), value, strict=True)
     np.testing.assert_array_equal(files.read("b"), value.T, strict=True)
+
+
+def test_a_link_is_followed_and_the_working_directory_stays(tmp_path: Path, monkeypatch):
+    write = lambda folder: (folder / "a.txt").write_text("new")
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "scratch")
+    write_folder(tmp_path / "out", write, ["a.txt"])
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "scratch" / "a.txt").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "scratch"]
+    monkeypatch.chdir(tmp_path / "scratch")
+    with pytest.raises(ModelError, match="working directory"):
+        write_folder(".", write, ["a.txt"])
+
+
+def sharded(folder: Path, weight_map: dict[str, str], **shards) -> Path:
+    for name, tensors in shards.items():
+        write_tensors(folder / f"{name}.safetensors", tensors)
+    files = {name: f"{shard}.safetensors" for name, shard in weight_map.items()}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": files}))
+    return folder
+
+
+def test_shards_that_contradict_their_index_are_refused(tmp_path: Path):
+    one = np.ones(2, np.float32)
+    right = {"a": "first", "b": "second"}
+    shards = {"first": {"a": one}, "second": {"b": one}}
+    assert set(open_tensors(sharded(tmp_path, right, **shards)).files) == {"a", "b"}
+    with pytest.raises(ModelError, match=r"lists a in second.*first.safetensors holds it"):
+        open_tensors(sharded(tmp_path, {"a": "second", "b": "first"}, **shards))
+    with pytest.raises(ModelError, match="both hold a"):
+        open_tensors(sharded(tmp_path, right, first={"a": one}, second={"a": 2 * one, "b": one}))

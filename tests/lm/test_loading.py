@@ -112,12 +112,13 @@ def test_eos_comes_from_the_generation_config_first(folder: Path):
     assert bayesft.lm.load(folder).eos == (2,)
 
 
-def test_old_gpt2_checkpoints_have_no_prefix_and_hold_masks(golden: Path, tmp_path: Path):
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, bool])
+def test_old_gpt2_checkpoints_have_no_prefix_and_hold_masks(dtype, golden: Path, tmp_path: Path):
     folder = tmp_path / "gpt2"
     shutil.copytree(golden / "gpt2", folder)
     for path in (folder, *folder.iterdir()):  # the source may be read-only
         path.chmod(0o755)
-    mask = {f"h.{i}.attn.bias": np.ones((1, 1, 8, 8), np.float32) for i in range(3)}
+    mask = {f"h.{i}.attn.bias": np.ones((1, 1, 8, 8), dtype) for i in range(3)}
     edit_tensors(folder, lambda t: {k.removeprefix("transformer."): v for k, v in t.items()} | mask)
     found = bayesft.lm.load(folder, tokenizer=False)
     same(found.weights, bayesft.lm.load(golden / "gpt2", tokenizer=False).weights)

@@ -18,6 +18,7 @@ from bayesft.priors.scoring import log_probs
 from bayesft.priors.stepped import SteppedPrior
 
 V, D, EOS, CONTEXT = 4, 6, 3, 8
+SAMPLER = bft.samplers.importance(num_particles=64)
 TOLERANCE = dict(rtol=1e-5, atol=1e-5)  # some dozens of float32 roundings of logits of size 3
 
 
@@ -274,6 +275,57 @@ def test_a_module_that_has_stopped_to_draw_is_taken():
     module = Noisy()
     module.eval()
     assert bft.lm.from_module(module, eos=EOS).vocab_size == V
+
+
+@pytest.mark.parametrize("mask", [-jnp.inf, -1e9, float(jnp.finfo(jnp.float32).min)])
+def test_masked_tokens_are_none_and_hide_no_leak(mask):
+    def masked(logits):
+        return logits.at[..., 1].set(mask)
+
+    def first(*args):
+        cache, logits = init(*args)
+        return cache, masked(logits)
+
+    def mirrored(*args):
+        cache, logits = step(*args)
+        return cache, masked(logits[:, ::-1])
+
+    take = functools.partial(
+        bft.lm.from_module, eos=EOS, bos=0, logits_fn=lambda module, tokens: masked(module(tokens))
+    )
+    draws = bft.sample(bft.Target(take(Averages()), max_new_tokens=4), SAMPLER, jax.random.key(0))
+    assert not (np.asarray(draws.tokens) == 1).any()
+    with pytest.raises(ModelError, match="looks ahead"):
+        take(mixing(lambda x: x.sum(-2, keepdims=True) + x))
+    with pytest.raises(ModelError, match="init and step give other logits"):
+        take(Averages(), init=first, step=mirrored)
+
+
+def test_prompts_reach_init_no_longer_than_the_context():
+    sizes = []
+
+    def watched(module, tokens, lengths, max_new_tokens):
+        sizes.append(tokens.shape[1])
+        return init(module, tokens, lengths, max_new_tokens)
+
+    prior = bft.lm.from_module(Averages(), eos=EOS, bos=0, max_length=12, init=watched, step=step)
+    target = bft.Target(prior, prompts=[[1] * 9], max_new_tokens=3)
+    assert target.xs.tokens.shape[1] > 12  # padded to a size that others share
+    bft.sample(target, SAMPLER, jax.random.key(0))
+    assert max(sizes) == 12
+
+
+def test_flax_errors_of_a_module_that_trains_are_named():
+    class Drops(linen.Module):
+        @linen.compact
+        def __call__(self, tokens):
+            embedded = linen.Embed(V, D)(tokens)
+            return linen.Dense(V)(linen.Dropout(0.5, deterministic=False)(embedded))
+
+    keys = dict(zip(("params", "dropout"), jax.random.split(jax.random.key(0)), strict=True))
+    variables = Drops().init(keys, jnp.zeros((1, 2), int))
+    with pytest.raises(ModelError, match="dropout"):
+        bft.lm.from_module(Drops(), variables, eos=EOS)
 
 
 def without_mask(module, tokens, lengths, max_new_tokens):

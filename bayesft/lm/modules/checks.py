@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError
 from jaxtyping import Array
 
 from bayesft.base import PyTree
@@ -18,6 +19,8 @@ LENGTH = 8
 """Positions that are checked, where the context has as many."""
 EXACT = 1e-4
 """Rounding of float32 sums in another order, as a share of the largest logit."""
+MASKED = -1e3
+"""Log-probs in nats below which a token is masked, by -inf or by a finite number."""
 PRECISION = "highest"
 """Of products: TF32 would need a tolerance that notices little."""
 
@@ -25,7 +28,15 @@ PRECISION = "highest"
 def vocab_size_of(form: Form, params: PyTree, rest: PyTree, logits_fn: LogitsFn) -> int:
     """V, from the shape of the logits of one token; raises ModelError where it is not [B, T, V]."""
     shape = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    found = jax.eval_shape(lambda *args: _call(form, logits_fn, *args), params, rest, shape)
+    try:
+        found = jax.eval_shape(lambda *args: _call(form, logits_fn, *args), params, rest, shape)
+    except FlaxError as error:
+        raise _refusal(
+            f"Flax cannot run the module: {error}",
+            "dropout or batch normalisation in training mode, or variables of another module",
+            "build it for evaluation (deterministic=True, use_running_average=True), and pass the "
+            "variables that its init gave",
+        ) from error
     ndim: Any = getattr(found, "ndim", None)
     dtype: Any = getattr(found, "dtype", None)
     if ndim != 3 or found.shape[:2] != (1, 1) or not jnp.issubdtype(dtype, jnp.floating):
@@ -49,6 +60,18 @@ def check_forward(
         alone, _ = run(params, rest, jnp.broadcast_to(line, changed.shape))
         short, _ = run(params, rest, changed[:, : (length + 1) // 2])
     _check_state(rest, after)
+    if logits.shape != (*changed.shape, vocab_size):
+        raise _refusal(
+            f"Tokens {list(changed.shape)} gave logits {list(logits.shape)}.",
+            "logits of the last position alone, or an axis mistaken for another",
+            "pass logits_fn=lambda module, tokens: …, which returns logits [B, T, V]",
+        )
+    if not bool(jnp.isfinite(logits.max(-1)).all()):
+        raise _refusal(
+            "Logits are NaN, or have no finite largest one.",
+            "parameters that are NaN, or a division by 0",
+            "evaluate the module on a few tokens",
+        )
     far = _Far(params)
     if far(logits[0], alone[0]):
         raise _refusal(
@@ -157,15 +180,23 @@ def _check_state(before: PyTree, after: PyTree) -> None:
 
 
 class _Far:
-    """Whether two arrays of logits differ by more than the rounding of the module's dtype."""
+    """Whether two arrays of logits differ by more than the rounding of the module's dtype.
+
+    Log-probs are compared, for they are what is used; of masked tokens, that both are masked.
+    """
 
     def __init__(self, params: PyTree):
         dtypes = {leaf.dtype for leaf in jax.tree.leaves(params)}
         self.share = max([EXACT, *(16 * float(jnp.finfo(dtype).eps) for dtype in dtypes)])
 
     def __call__(self, found: Array, expected: Array) -> bool:
-        limit = self.share * max(1.0, float(jnp.abs(expected).max()))
-        return not bool((jnp.abs(found - expected) <= limit).all())
+        log_probs, wanted = jax.nn.log_softmax(found), jax.nn.log_softmax(expected)
+        masked = wanted < MASKED
+        sizes = jnp.abs(jnp.where(masked, 0.0, expected))
+        limit = self.share * max(1.0, float(sizes.max()))
+        # Where both are -inf their difference is NaN, and not looked at.
+        near = jnp.where(masked, log_probs < MASKED / 2, jnp.abs(log_probs - wanted) <= limit)
+        return not bool(near.all())
 
 
 def _refusal(happened: str, cause: str, remedy: str) -> ModelError:

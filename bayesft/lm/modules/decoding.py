@@ -102,10 +102,13 @@ class Incremental:
 
     init: InitFn
     step: StepFn
+    max_length: int | None
 
     def start(
         self, module: Any, tokens: Array, length: Array, num_particles: int, max_new_tokens: int
     ) -> tuple[Carried, Float[Array, "P N V"]]:
+        # Prompts are padded to few sizes, which may be longer than the module's context.
+        tokens = tokens[:, : self.max_length]
         rows, lengths = split_prompts((tokens, length), num_particles)
         cache, logits = self.init(module, rows, lengths, max_new_tokens)
         repeat = functools.partial(jnp.repeat, repeats=num_particles, axis=0)

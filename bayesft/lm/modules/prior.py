@@ -205,7 +205,7 @@ def from_module(
     check_forward(*parts, length, vocab_size)
     decoding: Decoding = Recompute(logits_fn, max_length)
     if init is not None and step is not None:
-        decoding = Incremental(init, step)
+        decoding = Incremental(init, step, max_length)
         check_steps(*parts, decoding, length, vocab_size)
     reader = None if tokenizer is None else read_tokenizer(_folder(Path(tokenizer)))
     if bos is None and reader is not None:
