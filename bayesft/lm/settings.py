@@ -43,10 +43,9 @@ class Settings:
         """A positive number; null and absent mean the default."""
         value = self._values.pop(name, None)
         value = default if value is None else value
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 < value < math.inf:
-            raise self._wrong(name, value, "a positive number")
-        return float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+            return float(value)
+        raise self._wrong(name, value, "a positive number")
 
     def optional_integer(self, name: str, default: int | None) -> int | None:
         """A positive integer; null means none, absent means the default."""

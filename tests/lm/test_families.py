@@ -116,6 +116,12 @@ def test_rotary_positions(model_type: str, settings: dict, rope: Rope | None):
     assert read(model_type, **settings).ropes[0] == rope
 
 
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), True, "1e4"])
+def test_what_is_no_positive_number_is_refused(value):
+    with pytest.raises(ModelError, match="rope_theta"):
+        read("llama", rope_theta=value)
+
+
 LOCAL, GLOBAL = Rope(1e4, 8), Rope(1e6, 8, LinearScaling(8.0))
 
 

@@ -203,6 +203,8 @@ def test_rank_stabilised_adapters_scale_by_the_root_of_the_rank(tiny, adapter: P
         ("peft_type", "IA3"),
         ("r", 0),
         ("lora_alpha", None),
+        ("lora_alpha", float("nan")),
+        ("use_rslora", "yes"),
         ("target_modules", None),
         ("trainable_token_indices", [3]),
         ("some_new_option", 1),
