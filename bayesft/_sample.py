@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from bayesft.base import Key, Sampler
+from bayesft.base import Key, Sampler, is_key
 from bayesft.draws import Draws
 from bayesft.errors import SamplerError
 from bayesft.placement import over_mesh
@@ -37,15 +33,10 @@ def sample(target: Target, sampler: Sampler, key: Key, *, mesh: Mesh | None = No
             cause="a constructor that was not called, or arguments in another order.",
             remedy="pass bft.samplers.smc(num_particles=128) or another member of the room.",
         )
-    if not _is_key(key):
+    if not is_key(key):
         raise SamplerError(
             f"The key is not a single typed JAX key: {key!r}.",
             cause="a seed, a batch of keys, or a key of the old uint32 kind.",
             remedy="pass jax.random.key(seed).",
         )
     return sampler.run(target, key)
-
-
-def _is_key(key: Any) -> bool:
-    is_typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return is_typed and key.shape == ()

@@ -24,6 +24,7 @@ from bayesft.base.distributions import (
     Proposable,
     PyTree,
     TokenDistribution,
+    is_key,
 )
 from bayesft.base.evidence import (
     Evidence,
@@ -86,6 +87,7 @@ __all__ = [
     "Twist",
     "TwistHead",
     "is_eos",
+    "is_key",
     "pad_after_end",
     "sequence_lengths",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -16,6 +17,12 @@ from bayesft.sharding import gathered
 
 type PyTree = Any
 type Key = jax.Array
+
+
+def is_key(value: Any) -> bool:
+    """Whether it is a single typed key."""
+    is_typed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return is_typed and value.shape == ()
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ from bayesft.errors import GuideError, SamplerError
 from bayesft.priors import scoring
 from bayesft.priors.validation import require_stand_in
 from bayesft.samplers.plain import sample_keys
-from bayesft.samplers.validation import require_count
+from bayesft.samplers.validation import require_count, require_level
 from bayesft.target import Target
 
 SAME_SCORE = 1e-3
@@ -287,9 +287,4 @@ def _check(target: Target, guide: Prior, proposal: Prior | None, level: float) -
     require_stand_in("The guide", guide, target, GuideError)
     if proposal is not None:
         require_stand_in("The proposal", proposal, target, GuideError)
-    if not 0 < level < 1:
-        raise SamplerError(
-            f"level={level} is not between 0 and 1.",
-            cause="a percentage instead of a probability.",
-            remedy="use level=0.9.",
-        )
+    require_level(level)

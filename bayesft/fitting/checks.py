@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from bayesft.base import Estimator, Guide, Key, Prior, Prompt
+from bayesft.base import Estimator, Guide, Key, Prior, Prompt, is_key
 from bayesft.errors import EstimatorError, GuideError, MeshError, TargetError
 from bayesft.priors.shaped import Shaped
 from bayesft.priors.validation import require_context, require_stand_in
@@ -50,24 +49,17 @@ def check_fit(target: Any, guide: Guide, objective: Any) -> None:
 
 def check_callbacks(callbacks: Any) -> tuple[Callable[[Any], object], ...]:
     """Callbacks as a tuple, for they are gone through at every step."""
-    found = tuple(callbacks) if isinstance(callbacks, Iterable) else (callbacks,)
-    if wrong := [callback for callback in found if not callable(callback)]:
+    found = tuple(callbacks) if isinstance(callbacks, Iterable) else None
+    if found is None or not all(map(callable, found)):
         raise TargetError(
-            f"callbacks={callbacks!r}: {wrong[0]!r} cannot be called.",
-            cause="a callback's result, or None, was passed.",
+            f"callbacks={callbacks!r} are no functions to call.",
+            cause="one callback was passed alone, or a callback's result.",
             remedy="pass a list of functions of a StepInfo, such as [bft.track.run(folder)].",
-        )
-    if not isinstance(callbacks, Iterable):
-        raise TargetError(
-            f"callbacks={callbacks!r} is no sequence.",
-            cause="one callback was passed alone.",
-            remedy="pass a list: callbacks=[callback].",
         )
     return found
 
 
 def check_parts(optimizer: Any, estimator: Any, key: Any) -> None:
-    is_key = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     parts = (
         ("optimizer", optimizer, hasattr(optimizer, "init"), "optax.adam(1e-4)"),
         (
@@ -76,7 +68,7 @@ def check_parts(optimizer: Any, estimator: Any, key: Any) -> None:
             isinstance(estimator, Estimator | None),
             "bft.estimators.leave_one_out(8)",
         ),
-        ("key", key, is_key, "jax.random.key(0)"),
+        ("key", key, is_key(key), "jax.random.key(0)"),
     )
     for name, value, fits, example in parts:
         if not fits:

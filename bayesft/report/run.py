@@ -15,6 +15,7 @@ from bayesft.report.curves import Curve, Limits, curve_svg, limits_svg
 from bayesft.report.numbers import number, percent, signed
 from bayesft.report.page import Html, Section, page
 from bayesft.report.smoothing import last_tenth
+from bayesft.track.config import text
 from bayesft.track.run import Run
 
 CAPTIONS = {
@@ -101,7 +102,7 @@ def run_page(run: Run) -> str:
         *_configuration(run),
     ]
     shown = page(run.folder.resolve().name, sections, _facts(run), style=STYLE)
-    return shown.encode("utf-8", "backslashreplace").decode()  # JSON may hold lone surrogates
+    return text(shown)  # JSON may hold lone surrogates
 
 
 def _facts(run: Run) -> str:

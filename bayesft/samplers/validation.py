@@ -68,3 +68,13 @@ def require_twists(twist: Twist, log_weights: Float[ArrayLike, "P N"]) -> None:
             "number.",
             remedy="check the twist's parameters for NaN, and learn them at a smaller rate.",
         )
+
+
+def require_level(level: float) -> None:
+    """Raises SamplerError for a level of confidence that is no probability."""
+    if not 0 < level < 1:
+        raise SamplerError(
+            f"level={level} is not between 0 and 1.",
+            cause="a percentage instead of a probability.",
+            remedy="use level=0.9.",
+        )

@@ -9,9 +9,8 @@ from bayesft.base import Key
 from bayesft.diagnostics import Certificate, certify
 from bayesft.diagnostics.posterior import draw_posterior
 from bayesft.draws import Draws
-from bayesft.errors import SamplerError
 from bayesft.fitting.info import StepInfo
-from bayesft.samplers.validation import require_count
+from bayesft.samplers.validation import require_count, require_level
 from bayesft.target import Target
 from bayesft.track.schedule import require_every
 
@@ -79,12 +78,7 @@ def certificates(
     the first step MeshError where the mesh of the fit cannot split the prompts.
     """
     require_every(every)
-    if not 0 < level < 1:
-        raise SamplerError(
-            f"level={level} is not between 0 and 1.",
-            cause="a percentage instead of a probability.",
-            remedy="use level=0.9.",
-        )
+    require_level(level)
     settings = {"num_particles": num_particles, "num_repeats": num_repeats}
     for name, count in settings.items():
         require_count(name, count)
