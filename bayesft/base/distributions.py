@@ -97,7 +97,10 @@ class Prior(abc.ABC):
     def token_log_probs(
         self, tokens: Int[Array, " T"], x: Prompt, horizon: Horizon
     ) -> Float[Array, " T"]:
-        """Teacher-forced log-probs of one completion, 0 on padding; they sum to its log-prob."""
+        """Teacher-forced log-probs of one completion; they sum to its log-prob.
+
+        0 on padding, -inf where an id is outside the vocabulary: `horizon.finish` sees to both.
+        """
 
     def token_logits(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, "T V"]:
         """Teacher-forced: row t holds the logits that token t is drawn from, without a horizon."""

@@ -75,8 +75,12 @@ class Horizon:
         token_log_probs: Float[Array, "*batch T"],
         tokens: Int[Array, "*batch T"],
         eos: tuple[int, ...],
+        vocab_size: int,
     ) -> Float[Array, "*batch T"]:
-        """Per-token log-probs under the policy: 0 on padding, the forced EOS scored as certain."""
+        """Per-token log-probs under the policy: 0 on padding, the forced EOS scored as certain.
+
+        Ids outside the vocabulary, which array indexing clamps or wraps around, have -inf.
+        """
         if tokens.shape[-1] != self.max_new_tokens:
             raise ValueError(f"{tokens.shape[-1]} tokens given, the horizon is {self}")
         position = _positions(tokens)
@@ -85,7 +89,8 @@ class Horizon:
             forced = jnp.where(tokens == eos[0], 0.0, -jnp.inf)
             last = position == self.max_new_tokens - 1
             token_log_probs = jnp.where(last, forced, token_log_probs)
-        return jnp.where(live, token_log_probs, 0.0)
+        known = (tokens >= 0) & (tokens < vocab_size)
+        return jnp.where(live, jnp.where(known, token_log_probs, -jnp.inf), 0.0)
 
 
 def _positions(tokens: Int[Array, "*batch T"]) -> Int[Array, "*batch T"]:

@@ -116,7 +116,7 @@ class DecoderPrior(TextPrior):
         """Teacher-forced log-probs [T] of one completion in nats, 0 on padding."""
         decoder, hidden = self.decoder(), self.hidden_states(tokens, x)
         log_probs = log_probs_of(tokens, hidden, decoder.output_rows, decoder.logit_cap)
-        return horizon.finish(log_probs, tokens, self.eos)
+        return horizon.finish(log_probs, tokens, self.eos, self.vocab_size)
 
     def token_logits(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, "T V"]:
         return self.decoder().logits(self.hidden_states(tokens, x))

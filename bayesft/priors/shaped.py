@@ -69,7 +69,7 @@ class Shaped(Wrapped):
     ) -> Float[Array, " T"]:
         log_probs = jax.nn.log_softmax(self.token_logits(tokens, x))
         chosen = jnp.take_along_axis(log_probs, tokens[:, None], 1)[:, 0]
-        return horizon.finish(chosen, tokens, self.eos)
+        return horizon.finish(chosen, tokens, self.eos, self.vocab_size)
 
     def token_logits(self, tokens: Int[Array, " T"], x: Prompt) -> Float[Array, "T V"]:
         return self.shape(self.prior.token_logits(tokens, x))

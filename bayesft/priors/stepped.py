@@ -54,7 +54,7 @@ class SteppedPrior(Prior):
             return self.step(state, token), jax.nn.log_softmax(logits)[token]
 
         _, log_probs = jax.lax.scan(score, self.init(x), tokens)
-        return horizon.finish(log_probs, tokens, self.eos)
+        return horizon.finish(log_probs, tokens, self.eos, self.vocab_size)
 
     def encode(self, prompt: Any) -> list[int]:
         if not isinstance(prompt, str):

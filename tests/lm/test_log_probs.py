@@ -183,6 +183,8 @@ def test_a_single_token_is_scored_by_the_prompt_alone(tiny):
     x, token = make_prompt([1, 7], 4), jnp.asarray([5], jnp.int32)
     expected = plain_rows(tiny.logits(jnp.asarray([[1, 7]], jnp.int32))[0, 1:], [5])
     np.testing.assert_allclose(score(tiny, token, x, Horizon(1)), expected, **TOLERANCE)
+    for stranger in (-100, -1, tiny.vocab_size):
+        assert score(tiny, jnp.asarray([stranger], jnp.int32), x, Horizon(1)) == -np.inf
 
 
 def test_forced_eos_is_certain(tiny):

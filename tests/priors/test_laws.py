@@ -64,7 +64,9 @@ def stepping_is_teacher_forcing(prior, prompts) -> bool:
             stepped.append(jnp.take_along_axis(normalised, rows[:, t, None], 1)[:, 0])
             state, logits = prior.advance(state, rows[None, :, t])
         forced = jax.vmap(lambda y: prior.token_log_probs(y, x, target.horizon))(rows)
-        return target.horizon.finish(jnp.stack(stepped, -1), rows, prior.eos), forced
+        return target.horizon.finish(
+            jnp.stack(stepped, -1), rows, prior.eos, prior.vocab_size
+        ), forced
 
     stepped, forced = both(rows)
     possible = np.asarray(stepped.sum(-1)) > -np.inf
@@ -81,6 +83,15 @@ def test_outcomes_sum_to_one(prior, prompts, eos):
 @each_prior
 def test_stepping_agrees_with_teacher_forcing(prior, prompts):
     assert stepping_is_teacher_forcing(prior, prompts)
+
+
+@each_prior
+def test_ids_outside_the_vocabulary_are_impossible(prior, prompts):
+    target = Target(prior, prompts=prompts, max_new_tokens=T)
+    strangers = jnp.asarray([-100, -1, prior.vocab_size], jnp.int32)
+    rows = jnp.full((len(strangers), T), prior.eos[0], jnp.int32).at[:, 0].set(strangers)
+    score = jax.vmap(lambda y: prior.token_log_probs(y, last_prompt(target), target.horizon))
+    assert np.isneginf(np.asarray(score(rows)[:, 0])).all()
 
 
 @pytest.mark.parametrize("eos", ["truncate", "force"])

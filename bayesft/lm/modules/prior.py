@@ -79,7 +79,9 @@ class _OfModule(TextPrior):
     ) -> Float[Array, " T"]:
         logits = self.token_logits(tokens, x)
         own = jnp.take_along_axis(logits, tokens[:, None], axis=1)[:, 0]
-        return horizon.finish(own - jax.nn.logsumexp(logits, axis=1), tokens, self.eos)
+        return horizon.finish(
+            own - jax.nn.logsumexp(logits, axis=1), tokens, self.eos, self.vocab_size
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
