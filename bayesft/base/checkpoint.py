@@ -33,15 +33,15 @@ class Archive(abc.ABC):
         """Whether the state after `step` steps is one to save."""
 
     @abc.abstractmethod
-    def save(self, step: int, state: PyTree, settings: Notes, notes: Notes) -> None:
-        """Begin to save; the state may be donated afterwards.
+    def save(self, step: int, state: PyTree, settings: Notes, history: str) -> None:
+        """Begin to save a state, and a line of JSON for every step; it may be donated afterwards.
 
         Where saving fails the computation goes on, and a CheckpointWarning says so.
         """
 
     @abc.abstractmethod
-    def restore(self, like: PyTree, settings: Notes) -> tuple[PyTree, Notes] | None:
-        """The newest state that is whole, and its notes; None where nothing was saved.
+    def restore(self, like: PyTree, settings: Notes) -> tuple[PyTree, str] | None:
+        """The newest state that is whole, and its history; None where nothing was saved.
 
         Raises CheckpointError where what was saved has other settings, or other leaves than `like`,
         and where nothing of it is whole.

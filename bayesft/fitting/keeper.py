@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -81,6 +82,8 @@ class Keeper:
         self._archive, self._settings, self._termination = archive, settings, termination
         self._last: tuple[FitState, list[StepInfo]] | None = None
         self._saved = 0
+        self._lines: list[str] = []
+        """The history as JSON, of as many steps as were saved: what was written is not again."""
         self._num_processes = num_processes()
 
     @property
@@ -94,10 +97,10 @@ class Keeper:
         if found is None:
             self._last = state, []
             return self._last
-        state, notes = found
-        history = [
-            dataclasses.replace(StepInfo(**info), num_steps=num_steps) for info in notes["history"]
-        ]
+        state, lines = found
+        self._lines = lines.splitlines()
+        infos = (StepInfo(**json.loads(line)) for line in self._lines)
+        history = [dataclasses.replace(info, num_steps=num_steps) for info in infos]
         if len(history) > num_steps:
             raise CheckpointError(
                 f"The kept state is that after {len(history)} steps, and num_steps={num_steps}.",
@@ -171,16 +174,18 @@ class Keeper:
         # An update that failed has used up what it was given.
         if len(history) == self._saved or any(leaf.is_deleted() for leaf in leaves):
             return
-        # Not dataclasses.asdict, which copies every number: histories are long.
-        names = [field.name for field in dataclasses.fields(StepInfo)]
-        notes = {"history": [{name: getattr(info, name) for name in names} for info in history]}
-        archive.save(len(history), state, self._settings, notes)
+        self._lines += map(_line, history[self._saved :])
+        archive.save(len(history), state, self._settings, "\n".join(self._lines))
         self._saved = len(history)
 
     def _end_if_asked(self) -> None:
         came = self._termination is not None and self._termination.came
         if self._archive is not None and any_process(came):
             raise _Terminated
+
+
+def _line(info: StepInfo) -> str:
+    return json.dumps(dataclasses.asdict(info), default=lambda number: number.tolist())
 
 
 @dataclasses.dataclass

@@ -47,16 +47,13 @@ class FolderArchive(Archive):
             self._finish()  # so that a failure is said soon
         return step % self.every == 0
 
-    def save(self, step: int, state: PyTree, settings: Notes, notes: Notes) -> None:
+    def save(self, step: int, state: PyTree, settings: Notes, history: str) -> None:
         self._finish()
-        about = {
-            "step": step,
-            "settings": dict(settings),
-            "leaves": leaves.described(state),
-            "notes": dict(notes),
-        }
+        about = {"step": step, "settings": dict(settings), "leaves": leaves.described(state)}
         arrays = self._orbax.args.StandardSave(self._arrays(state))
         writer = self._checkpointer()
+        if is_writer():
+            self._states.begin(step)
         try:
             writer.save(self._states.path(step), args=arrays, force=True)
         except Exception as error:
@@ -65,16 +62,16 @@ class FolderArchive(Archive):
                 writer.close()
             self._finish()
             return
-        self._commit = threading.Thread(target=self._seal, args=(writer, step, about))
+        self._commit = threading.Thread(target=self._seal, args=(writer, step, about, history))
         self._commit.start()
 
-    def _seal(self, writer: Any, step: int, about: Notes) -> None:
+    def _seal(self, writer: Any, step: int, about: Notes, history: str) -> None:
         """Wait for the arrays of all processes, make them count, and drop the oldest."""
         try:
             with contextlib.closing(writer):
                 writer.wait_until_finished()
             if is_writer():
-                self._states.seal(step, about)
+                self._states.seal(step, about, history)
         except Exception as error:
             self._failure = step, error
             return
@@ -115,18 +112,18 @@ class FolderArchive(Archive):
     def close(self) -> None:
         self._finish()
 
-    def restore(self, like: PyTree, settings: Notes) -> tuple[PyTree, Notes] | None:
+    def restore(self, like: PyTree, settings: Notes) -> tuple[PyTree, str] | None:
         chosen = agreed(lambda: self._chosen(like, settings))
         if chosen is None:
             return None
-        step, notes = chosen
+        step, history = chosen
         wanted = self._orbax.args.StandardRestore(self._arrays(like))
         with contextlib.closing(self._checkpointer()) as reader:
             found = reader.restore(self._states.path(step), args=wanted)
-        return leaves.rebuilt(like, found), notes
+        return leaves.rebuilt(like, found), history
 
-    def _chosen(self, like: PyTree, settings: Notes) -> tuple[int, Notes] | None:
-        """The step of the newest state that is whole, and its notes."""
+    def _chosen(self, like: PyTree, settings: Notes) -> tuple[int, str] | None:
+        """The step of the newest state that is whole, and its history."""
         damaged: dict[int, Damage] = {}
         for step in reversed(self._states.steps()):
             try:
@@ -138,7 +135,7 @@ class FolderArchive(Archive):
             for each, damage in damaged.items():
                 self._states.set_aside(each, step, damage)
             self._states.clear_unfinished(step)
-            return step, about["notes"]
+            return step, self._states.history(step)
         if damaged:
             step, damage = next(iter(damaged.items()))
             raise CheckpointError(

@@ -22,6 +22,7 @@ _STEP = r"step-(\d{8}|[1-9]\d{8,})"
 _SEAL = re.compile(rf"{_STEP}\.json")
 _UNFINISHED = re.compile(rf"{_STEP}(|\.json\.new|\.orbax-checkpoint-tmp)")
 """Names as they are given here, to the letter: others' files may lie in the folder too."""
+_HISTORY = "history.jsonl"
 
 
 class Damage(Exception):
@@ -50,13 +51,24 @@ class States:
         """The step of the newest state, 0 where there is none."""
         return max(self.steps(), default=0)
 
-    def seal(self, step: int, about: Notes) -> None:
-        """Make a folder of arrays count as the state after a step, in one rename."""
-        # A history of many steps is long: written once, and without indent, for which json is slow.
-        text = _json({**about, "files": digests(self.path(step))})
+    def begin(self, step: int) -> None:
+        """Say of arrays that will come that they are being saved, until they are sealed."""
+        # Without it, on a full disk, those that are cut short are set aside instead of removed.
+        with contextlib.suppress(OSError):
+            self._fresh(step).touch()
+
+    def seal(self, step: int, about: Notes, history: str) -> None:
+        """Make a folder of arrays, and the history beside them, count as the state after a step, in
+        one rename."""
+        (self.path(step) / _HISTORY).write_text(history, encoding="utf-8")
+        about = plain({**about, "files": digests(self.path(step))})
         fresh = self._fresh(step)
-        fresh.write_text(f'{{"about": {text}, "sha256": "{_digest(json.loads(text))}"}}')
+        fresh.write_text(json.dumps({"about": about, "sha256": _digest(about)}, indent=2))
         os.replace(fresh, self._seal(step))
+
+    def history(self, step: int) -> str:
+        """What was written beside the arrays of a state."""
+        return (self.path(step) / _HISTORY).read_text(encoding="utf-8")
 
     def verified(self, step: int) -> dict[str, Any]:
         """What was said about a state, if its seal and every file of it are as they were.
@@ -68,11 +80,12 @@ class States:
         except ModelError as error:
             raise Damage(error.happened) from error
         about = sealed.get("about")
-        if not isinstance(about, dict) or _digest(about) != sealed.get("sha256"):
+        files = about.get("files") if isinstance(about, dict) else None
+        if not isinstance(files, dict) or _digest(about) != sealed.get("sha256"):
             raise Damage(f"{self._seal(step).name} was changed")
         found = digests(self.path(step))
-        for name in sorted(found.keys() | about["files"].keys()):
-            if found.get(name) != about["files"].get(name):
+        for name in sorted(found.keys() | files.keys()):
+            if found.get(name) != files.get(name):
                 raise Damage(f"{self.path(step).name}/{name} was changed, added or removed")
         return about
 
@@ -102,8 +115,9 @@ class States:
     def clear_unfinished(self, used: int | None) -> None:
         """Out of the way, too, what a run that was killed while it saved has left.
 
-        What has Orbax's temporary name was cut short and is removed. Arrays without a seal may be
-        whole (it was lost, or the folder is another's), so they stay under another name.
+        What has Orbax's temporary name, or was being saved, was cut short and is removed. Other
+        arrays without a seal may be whole (it was lost, or the folder is another's), so they stay
+        under another name.
         """
         now = "the fit starts at its first step"
         if used is not None:
@@ -114,15 +128,18 @@ class States:
             if match is None:
                 continue
             step, end = int(match[1]), match[2]
+            # In order of names: arrays before what says that they were being saved.
             if end == ".json.new" and path.is_file():
                 path.unlink()
                 continue
-            if end == ".orbax-checkpoint-tmp" and path.is_dir():
+            arrays = not end and step not in sealed
+            begun = arrays and self._fresh(step).is_file()
+            if (begun or end == ".orbax-checkpoint-tmp") and path.is_dir():
                 shutil.rmtree(path)
                 done = "was not finished and is removed"
-            elif not end and step not in sealed:
+            elif arrays:
                 aside = self._rename(step, "unsealed")
-                done = f"was not finished, or its seal is lost, and is set aside as {aside}"
+                done = f"has no seal, as if it was lost, and is set aside as {aside}"
             else:
                 continue
             warnings.warn(
@@ -153,11 +170,7 @@ class States:
 
 def plain(value: Notes) -> dict[str, Any]:
     """As it will be when it is read."""
-    return json.loads(_json(value))
-
-
-def _json(value: Notes) -> str:
-    return json.dumps(dict(value), default=lambda number: number.tolist())
+    return json.loads(json.dumps(dict(value), default=lambda number: number.tolist()))
 
 
 def digests(folder: Path) -> dict[str, str]:

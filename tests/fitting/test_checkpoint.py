@@ -60,8 +60,8 @@ def test_a_state_that_lacks_a_part_is_noticed(tmp_path, whole, monkeypatch):
     restore = archive.FolderArchive.restore
 
     def forgetful(self, like, settings):
-        state, notes = restore(self, like, settings)
-        return type(state)(**{**vars(state), "optimizer": like.optimizer}), notes
+        state, history = restore(self, like, settings)
+        return type(state)(**{**vars(state), "optimizer": like.optimizer}), history
 
     fit(3, checkpoint=bft.io.checkpoint(tmp_path, every=1))
     monkeypatch.setattr(archive.FolderArchive, "restore", forgetful)
@@ -93,15 +93,16 @@ def harm(folder, how):
         path.write_bytes(path.read_bytes()[:-1])
     elif how == "a missing file":
         largest_file(folder, 4).unlink()
-    elif how == "other notes":
-        path = folder / "step-00000004.json"
+    elif how == "another history":
+        path = folder / "step-00000004" / "history.jsonl"
         path.write_text(path.read_text().replace('"value": -', '"value": ', 1))
     else:
         flip(folder / "step-00000004.json")
 
 
 @pytest.mark.parametrize(
-    "how", ["a flipped bit", "a cut file", "a missing file", "other notes", "a flipped bit of JSON"]
+    "how",
+    ["a flipped bit", "a cut file", "a missing file", "another history", "a flipped bit of JSON"],
 )
 def test_a_damaged_state_is_set_aside_for_the_one_before(how, folder, whole):
     harm(folder, how)
@@ -119,7 +120,7 @@ def test_a_flipped_bit_of_an_array_is_noticed_by_its_digest(digests, tmp_path, m
     states = [{"w": jax.random.normal(jax.random.key(i), (64, 64))} for i in (0, 1)]
     with bft.io.checkpoint(tmp_path).opened() as opened:
         for step, state in enumerate(states):
-            opened.save(step, state, {}, {})
+            opened.save(step, state, {}, "")
         opened.wait()
         flip(largest_file(tmp_path, 1))
         if digests == "ignored":
@@ -132,7 +133,7 @@ def test_a_flipped_bit_of_an_array_is_noticed_by_its_digest(digests, tmp_path, m
 
 
 def test_what_a_killed_save_leaves_is_removed(folder, whole):
-    (folder / "step-00000004.json").unlink()
+    (folder / "step-00000004.json").rename(folder / "step-00000004.json.new")
     (folder / "step-00000005.orbax-checkpoint-tmp").mkdir()
     with pytest.warns(CheckpointWarning, match="not finished") as said:
         fitted = resumed(folder)
@@ -286,14 +287,14 @@ def test_odd_leaves_survive(tmp_path):
     }
     folder = bft.io.checkpoint(tmp_path)
     with folder.opened() as opened:
-        opened.save(1, state, {"a": 1}, {"history": [1.5]})
+        opened.save(1, state, {"a": 1}, "{}\n{}")
         opened.wait()
         other = jax.tree.map(jax.numpy.zeros_like, state | {"key": 0})
         other["key"] = jax.random.split(jax.random.key(4), 2)
-        found, notes = opened.restore(other, {"a": 1})
+        found, history = opened.restore(other, {"a": 1})
     jax.tree.map(np.testing.assert_array_equal, found | {"key": 0}, state | {"key": 0})
     np.testing.assert_array_equal(*(jax.random.key_data(s["key"]) for s in (found, state)))
-    assert notes == {"history": [1.5]}
+    assert history == "{}\n{}"
 
 
 def test_bad_settings_are_refused(tmp_path):
