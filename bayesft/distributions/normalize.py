@@ -62,7 +62,8 @@ def normalize(
     `bft.model`; `proposal` is a distribution, a model or another stochastic density. KL(q ‖ p̃/Z)
     by its log-prob is the bound of `iwae(K)` with r. `selection` is the estimator of the index j,
     by default that of the other choices; where they are reparameterised, the index needs one of
-    its own, such as `score_function()` or `enumerate()`.
+    its own, such as `score_function()` or `enumerate()`. Where p̃ is 0 at all K draws, the
+    log-prob is NaN.
 
     Raises ChoiceError for K < 1. (Rubin 1988; Cremer, Morris and Duvenaud 2017; Lew et al. 2022,
     "Recursive Monte Carlo and variational inference with auxiliary variables".)

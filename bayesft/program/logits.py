@@ -12,31 +12,41 @@ from jax.scipy.special import gammaln
 from jaxtyping import Float
 from numpyro.distributions.util import validate_sample
 
-WRAPPERS = dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution
-
 
 def differentiable(distribution: Any) -> Any:
     """The distribution, with those below in place of numpyro's, whose log-probs take |logits|.
 
     JAX gives |x| the slope 1 at 0, so that their derivative there is y, not y − ½ per trial.
     """
-    if isinstance(distribution, WRAPPERS):
-        inner = differentiable(distribution.base_dist)
-        if inner is distribution.base_dist:
-            return distribution
-        changed = copy.copy(distribution)
-        changed.base_dist = inner
-        return changed
-    checked = getattr(distribution, "_validate_args", None)
     match distribution:
+        case dist.Independent() | dist.ExpandedDistribution() | dist.MaskedDistribution():
+            return _with(distribution, "base_dist", differentiable(distribution.base_dist))
+        case dist.MixtureSameFamily():
+            inner = differentiable(distribution.component_distribution)
+            return _with(distribution, "_component_distribution", inner)
+        case dist.MixtureGeneral():
+            parts = [differentiable(part) for part in distribution.component_distributions]
+            return _with(distribution, "_component_distributions", parts)
         case BernoulliLogits() | BinomialLogits():
             return distribution
         case dist.BernoulliLogits():
-            return BernoulliLogits(distribution.logits, validate_args=checked)
+            return BernoulliLogits(distribution.logits, validate_args=_checked(distribution))
         case dist.BinomialLogits():
-            count = distribution.total_count
+            count, checked = distribution.total_count, _checked(distribution)
             return BinomialLogits(distribution.logits, count, validate_args=checked)
     return distribution
+
+
+def _checked(distribution: dist.Distribution) -> bool | None:
+    return getattr(distribution, "_validate_args", None)
+
+
+def _with(distribution: dist.Distribution, name: str, value: Any) -> dist.Distribution:
+    if value is getattr(distribution, name):
+        return distribution
+    changed = copy.copy(distribution)
+    setattr(changed, name, value)
+    return changed
 
 
 class BernoulliLogits(dist.BernoulliLogits):
