@@ -149,7 +149,7 @@ class FolderArchive(Archive):
 
     def _require_same(self, about: Notes, like: PyTree, settings: Notes) -> None:
         for part, now in (("settings", settings), ("leaves", leaves.described(like))):
-            then, now = about[part], plain(now)
+            then, now = about.get(part, {}), plain(now)
             for name in [*now, *(name for name in then if name not in now)]:
                 if then.get(name) != now.get(name):
                     raise CheckpointError(

@@ -80,9 +80,9 @@ class States:
         except ModelError as error:
             raise Damage(error.happened) from error
         about = sealed.get("about")
-        files = about.get("files") if isinstance(about, dict) else None
-        if not isinstance(files, dict) or _digest(about) != sealed.get("sha256"):
+        if not isinstance(about, dict) or _digest(about) != sealed.get("sha256"):
             raise Damage(f"{self._seal(step).name} was changed")
+        files = about.get("files", {})
         found = digests(self.path(step))
         for name in sorted(found.keys() | files.keys()):
             if found.get(name) != files.get(name):

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import resource
 import warnings
@@ -83,6 +84,15 @@ def test_what_was_set_aside_as_damaged_stays(tmp_path: Path):
         (tmp_path / "step-00000004.json").write_text("{")
         assert len(restore(tmp_path)) == 1
     assert set(aside) <= names(tmp_path)
+
+
+def test_a_seal_that_says_nothing_is_damage(tmp_path: Path):
+    save(tmp_path, 2, 4)
+    (tmp_path / "step-00000004.json").write_text(
+        json.dumps({"about": {}, "sha256": hashlib.sha256(b"{}").hexdigest()})
+    )
+    (said,) = restore(tmp_path)
+    assert "damaged and set aside" in said and "was changed, added or removed" in said
 
 
 def test_an_unfinished_state_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
