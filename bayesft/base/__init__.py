@@ -45,6 +45,7 @@ from bayesft.base.sequences import (
     pad_after_end,
     sequence_lengths,
 )
+from bayesft.base.stages import Growing, stages, with_capacity
 from bayesft.base.steps import InSteps, Step
 from bayesft.base.twists import ShowsHidden, SteppedTwist, Twist, TwistHead
 
@@ -57,6 +58,7 @@ __all__ = [
     "EosPolicy",
     "Estimator",
     "Evidence",
+    "Growing",
     "Guide",
     "Horizon",
     "HostEvidence",
@@ -90,4 +92,6 @@ __all__ = [
     "is_key",
     "pad_after_end",
     "sequence_lengths",
+    "stages",
+    "with_capacity",
 ]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from bayesft.base import Prompt
+from bayesft.base import Growing, Prompt
 from bayesft.lm.contexts import Alone, KeyValue, NextToken, PromptCache
 from bayesft.lm.decoder import Decoder
 from bayesft.sharding import copy_rows, join, split, split_prompts, split_rows, splits
@@ -21,12 +21,25 @@ from bayesft.sharding import copy_rows, join, split, split_prompts, split_rows, 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class DecodeState:
+class DecodeState(Growing):
     """Where each particle stands: `layers` holds keys and values [P · N, heads, T, head_dim]."""
 
     prompt: PromptCache
     layers: tuple[KeyValue, ...]
     step: Int[Array, ""]
+
+    def with_capacity(self, num_tokens: int) -> DecodeState:
+        keys, _ = self.layers[0]
+        missing = num_tokens - keys.shape[2]
+        if missing == 0:
+            return self
+
+        def fitted(cache: Array) -> Array:
+            if missing < 0:
+                return cache[:, :, :num_tokens]
+            return split_rows(jnp.pad(cache, ((0, 0), (0, 0), (0, missing), (0, 0))))
+
+        return dataclasses.replace(self, layers=jax.tree.map(fitted, self.layers))
 
 
 def prefill(decoder: Decoder, xs: Prompt) -> tuple[Float[Array, "P D"], PromptCache]:

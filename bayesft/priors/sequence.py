@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, Int
 
-from bayesft.base import Guide, Horizon, Key, Prior, Prompt, PyTree, is_eos
+from bayesft.base import (
+    Guide,
+    Horizon,
+    Key,
+    Prior,
+    Prompt,
+    PyTree,
+    is_eos,
+    stages,
+    with_capacity,
+)
 from bayesft.errors import GuideError
 from bayesft.sharding import join, split
 
@@ -98,15 +109,18 @@ def generate(
         state, logits = prior.advance(state, token)
         return t + 1, state, *choose(t, logits, done, tokens, log_probs)
 
-    def going(carry):
-        return (carry[0] < num_tokens) & ~carry[3].all()
+    def going(stop, carry):
+        return (carry[0] < stop) & ~carry[3].all()
 
     shape = (num_prompts, num_lanes, num_tokens)
     done = jnp.zeros(shape[:2], bool)
     first = choose(
         0, logits, done, jnp.full(shape, eos[0], jnp.int32), jnp.zeros(shape, logits.dtype)
     )
-    carry = jax.lax.while_loop(going, body, (jnp.int32(1), state, *first))
+    carry = jnp.int32(1), state, *first
+    for stop in stages(state, num_tokens):
+        carry = carry[0], with_capacity(carry[1], stop), *carry[2:]
+        carry = jax.lax.while_loop(partial(going, stop), body, carry)
     return split((carry[-2], carry[-1]))
 
 

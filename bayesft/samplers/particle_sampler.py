@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -128,7 +129,8 @@ class ParticleSampler(Sampler):
         stop = min(state.stop + (self.every or num_tokens), num_tokens)
         proposing, random = self.parts(target, key)
         schedule = state.schedule
-        particles = advance(target, proposing, schedule, random, state.particles, stop)
+        onward = partial(advance, target, proposing, schedule, random)
+        particles = sequential.in_stages(onward, state.particles, stop)
         stop = int(particles.t)
         if whole_terms(target):
             values = on_host(target, schedule, particles)

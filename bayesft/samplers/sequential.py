@@ -8,13 +8,14 @@ ahead of the next forward pass, so that model states move only when a resampling
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bayesft.base import Key, Prompt, PyTree, is_eos
+from bayesft.base import Key, Prompt, PyTree, is_eos, stages, with_capacity
 from bayesft.draws import effective_sample_size, log_mean_exp, normalised_weights
 from bayesft.samplers import whole
 from bayesft.samplers.particles import History, Particles, Paths
@@ -97,6 +98,7 @@ def start(
     num_prompts, num_particles = shape
     proposer = prepared(proposer)
     models, logits = proposer.start(xs, num_particles, num_tokens)
+    models = with_capacity(models, stages(models, num_tokens)[0])
     zeros, never = jnp.zeros(shape), jnp.zeros(shape, bool)
     paths = Paths(
         tokens=jnp.full((*shape, num_tokens), target.prior.eos[0], jnp.int32),
@@ -175,6 +177,20 @@ def _weigh(
 ) -> Particles:
     """The particles with evidence on whole sequences in their weights."""
     return _mark_low(schedule.rule, whole.weigh(target, schedule, xs, particles, host_values))
+
+
+def in_stages(
+    advance: Callable[[Particles, int], Particles], particles: Particles, stop: int
+) -> Particles:
+    """The particles advanced to `stop` tokens, with the models' buffers growing on the way."""
+    for capacity in stages(particles.models, particles.paths.tokens.shape[-1]):
+        if int(particles.t) >= capacity:
+            continue
+        models = with_capacity(particles.models, capacity)
+        particles = advance(particles.replace(models=models), min(stop, capacity))
+        if stop <= capacity or int(particles.t) < capacity:
+            break
+    return particles
 
 
 advance, weigh = jax.jit(_advance), jax.jit(_weigh)
