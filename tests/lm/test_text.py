@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
 
 import bayesft.lm
 from bayesft.errors import ModelError, PromptError
 from bayesft.lm.chat import render_chat
+from bayesft.lm.tokenizer import read_tokenizer
 
 TEXTS = ("Once upon a time", "  two  spaces\nand a line", "café ☃", "<s>already begun", "")
 
@@ -79,11 +82,38 @@ def test_an_empty_prompt_without_bos_is_refused(folder: Path):
         bayesft.lm.load(folder).encode("")
 
 
-@pytest.mark.parametrize(("add_bos", "ids"), [(True, [1, 3]), (False, [3]), (None, [1, 3])])
-def test_add_bos_token_overrules_the_post_processor(folder: Path, add_bos: bool | None, ids):
-    options = {"bos_token": {"content": "<s>"}, "add_bos_token": add_bos}
-    (folder / "tokenizer_config.json").write_text(json.dumps(options))
-    assert bayesft.lm.load(folder).encode("a") == ids
+def write_bpe(folder: Path, kind: str, template: str | None) -> None:
+    """A tokenizer of letters that the class in question builds in the same way."""
+    words = ["<unk>", "<s>", "</s>", "▁", *"abc"]
+    tokenizer = tokenizers.Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
+    llama = kind == "LlamaTokenizerFast"
+    tokenizer.pre_tokenizer = (
+        pre_tokenizers.Metaspace() if llama else pre_tokenizers.ByteLevel(add_prefix_space=False)
+    )
+    tokenizer.add_special_tokens(words[:3])
+    if template is not None:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=template, special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@pytest.mark.parametrize("template", [None, "<s> $A", "<s> $A </s>"])
+@pytest.mark.parametrize("kind", ["PreTrainedTokenizerFast", "LlamaTokenizerFast", "GPT2Tokenizer"])
+def test_bos_and_eos_are_put_where_transformers_puts_them(
+    tmp_path: Path, kind: str, template: str | None
+):
+    """By the post-processor alone, whatever add_bos_token says."""
+    transformers = pytest.importorskip("transformers")
+    write_bpe(tmp_path, kind, template)
+    bos = {"__type": "AddedToken", "content": "<s>"}
+    for added in ({}, {"add_bos_token": True}, {"add_bos_token": False}):
+        options = {"tokenizer_class": kind, "bos_token": bos, "eos_token": "</s>"} | added
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(options))
+        ids = transformers.AutoTokenizer.from_pretrained(tmp_path)("ab").input_ids
+        ours = read_tokenizer(tmp_path)
+        assert ours.encode("ab") == ids and (ours.bos, ours.eos) == (1, 2)
+        assert (ids[0] == 1, ids[-1] == 2) == (template is not None, template == "<s> $A </s>")
 
 
 ADDED = {
