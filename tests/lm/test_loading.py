@@ -108,8 +108,9 @@ def test_eos_comes_from_the_generation_config_first(folder: Path):
     (folder / "generation_config.json").write_text('{"eos_token_id": [7, 2, 7]}')
     assert bayesft.lm.load(folder, tokenizer=False).eos == (7, 2)
     assert bayesft.lm.load(folder).eos == (2, 7)  # what ends a text for the tokenizer comes first
-    (folder / "generation_config.json").write_text('{"eos_token_id": null}')
-    assert bayesft.lm.load(folder).eos == (2,)
+    for none in ("null", "[]"):
+        (folder / "generation_config.json").write_text(f'{{"eos_token_id": {none}}}')
+        assert bayesft.lm.load(folder).eos == (2,)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, bool])
@@ -187,7 +188,17 @@ DAMAGE = {
     "missing setting": (lambda f: edit(f / "config.json", hidden_size=None), "has no hidden_size"),
     "heads do not divide": (lambda f: edit(f / "config.json", num_key_value_heads=3), "multiple"),
     "no eos": (lambda f: edit(f / "config.json", eos_token_id=None), "no end-of-sequence token"),
+    "empty eos": (lambda f: edit(f / "config.json", eos_token_id=[]), "no end-of-sequence token"),
     "eos outside": (lambda f: edit(f / "config.json", eos_token_id=99), "is no token"),
+    "eos is true": (lambda f: edit(f / "config.json", eos_token_id=[2, True]), "eos_.* True is no"),
+    "eos of generation": (
+        lambda f: (f / "generation_config.json").write_text('{"eos_token_id": "2"}'),
+        "(?s)eos_token_id '2' is no token.*generation_config.json",
+    ),
+    "bos outside": (lambda f: edit(f / "config.json", bos_token_id=23), "bos_token_id 23 is no"),
+    "bos is negative": (lambda f: edit(f / "config.json", bos_token_id=-1), "bos_.* -1 is no"),
+    "bos is true": (lambda f: edit(f / "config.json", bos_token_id=True), "bos_.* True is no"),
+    "bos is a list": (lambda f: edit(f / "config.json", bos_token_id=[1]), r"bos_.* \[1\] is no"),
     "truncated": (
         lambda f: (f / "model.safetensors").write_bytes(
             (f / "model.safetensors").read_bytes()[:-9]
