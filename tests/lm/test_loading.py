@@ -74,7 +74,7 @@ def test_half_precision_weights_are_computed_in_float32(folder: Path, dtype):
 
 
 def test_bfloat16_weights_on_request(folder: Path, tiny):
-    lm = bayesft.lm.load(folder, jnp.bfloat16)
+    lm = bayesft.lm.load(folder, "bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(lm)} == {jnp.dtype("bfloat16")}
     logits = lm.logits(TOKENS)
     assert logits.dtype == jnp.float32
@@ -249,6 +249,28 @@ def test_damaged_folders_are_refused(folder: Path, damage: str):
     harm(folder)
     with pytest.raises(ModelError, match=message):
         bayesft.lm.load(folder)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bf16", None, 3, "int8", jnp.int8, bool, complex])
+def test_weights_are_of_a_floating_type(golden: Path, config: dict, dtype):
+    for make in (
+        lambda: bayesft.lm.load(golden / "llama", dtype, tokenizer=False),
+        lambda: bayesft.lm.initialise(config, jax.random.key(0), dtype=dtype),
+    ):
+        with pytest.raises(ModelError, match=r"(?s)cannot be of dtype.*jnp\.bfloat16"):
+            make()
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), True, "0.02"])
+def test_weights_spread_by_a_positive_deviation(config: dict, value):
+    with pytest.raises(ModelError, match="initializer_range"):
+        bayesft.lm.initialise(config | {"initializer_range": value}, jax.random.key(0))
+
+
+@pytest.mark.parametrize("wrong", ["config.json", None, {"a": np.ones(2)}, {"a": np.int64(2)}])
+def test_a_configuration_is_plain_data(wrong):
+    with pytest.raises(ModelError, match="plain data"):
+        bayesft.lm.initialise(wrong, jax.random.key(0))
 
 
 @pytest.mark.parametrize(
