@@ -276,8 +276,16 @@ def test_messages_that_are_more_than_data_are_refused(chat):
         chat.encode([{"role": "user", "content": "a", "image": object()}])
 
 
-def test_logits_refuse_foreign_ids_and_rows_beyond_the_context(assets):
-    lm = bayesft.lm.load(assets / "stories260K")
-    for tokens in ([[99999]], [[-1]], [[1] * 600], [1, 2]):
-        with pytest.raises(PromptError, match="no logits"):
-            lm.logits(np.asarray(tokens))
+@pytest.mark.parametrize(
+    "tokens",
+    [[[99999]], [[-1]], [[1] * 600], [1, 2], [], [[]], np.zeros((0, 3), int), [[1], [1, 2]],
+     [[1.5]], [[True]], [["a"]], [[2**40]], "a", None],
+)  # fmt: skip
+def test_what_is_no_batch_of_ids_has_no_logits(real, tokens):
+    with pytest.raises(PromptError, match="no logits"):
+        real.logits(tokens)
+
+
+def test_ids_of_few_bits_have_logits(real):
+    wide = real.logits(np.asarray([[1, 5]]))
+    np.testing.assert_array_equal(real.logits(np.asarray([[1, 5]], np.uint8)), wide)
