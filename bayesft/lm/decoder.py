@@ -33,10 +33,10 @@ in no more time, for reading back what was stored costs as much."""
 
 
 def require_policy(policy: Any) -> RematPolicy | None:
-    """The policy, or None for none; raises GuideError for anything else."""
+    """The policy, or None, which stores everything; raises GuideError for anything else."""
     if policy is not None and not callable(policy):
         raise GuideError(
-            f"{policy!r} says nothing about what the backward pass finds stored.",
+            f"{policy!r} is no policy of what the backward pass finds stored.",
             cause="the name of a policy instead of the policy.",
             remedy="give a member of jax.checkpoint_policies, such as "
             "jax.checkpoint_policies.nothing_saveable, or None to store everything.",

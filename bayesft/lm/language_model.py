@@ -63,8 +63,8 @@ class DecoderPrior(TextPrior):
             raise PromptError(
                 f"Tokens {what} have no logits under {self.name}: it takes ids [B, T] below "
                 f"{self.vocab_size}, with 1 ≤ B and 1 ≤ T ≤ {self.max_length}.",
-                cause="ids of another tokenizer, a row longer than the context, or rows of several "
-                "lengths.",
+                cause="ids of another tokenizer, a row longer than the context, or rows that are "
+                "empty or of several lengths.",
                 remedy="encode with this model's tokenizer, cut rows to its context, and pad them "
                 "to one length.",
             )

@@ -86,13 +86,20 @@ def load_adapter(lm: LanguageModel, path: str | os.PathLike[str]) -> LoraGuide:
     folder = find_folder(path, ADAPTER_FILES)
     config = read_peft_config(folder)
     architecture = lm.card.architecture
-    slots, unknown = resolve(config.target_modules, architecture)
+    slots, unknown, partial = resolve(config.target_modules, architecture)
+    if partial:
+        raise ModelError(
+            f"The adapter in {folder} targets {partial[0]!r}, which names modules of some layers "
+            f"of {lm.name} only.",
+            cause="the adapter leaves the other layers as they are, or belongs to another model",
+            remedy="merge the adapter into its base model with PEFT, then load that folder",
+        )
     if unknown:
         raise ModelError(
             f"The adapter in {folder} targets {unknown[0]!r}, which {lm.name} does not have or "
             "bayesft does not adapt.",
-            cause="the adapter belongs to another model, or adapts embeddings or some layers only",
-            remedy=f"use adapters of {', '.join(architecture.modules)} in every layer",
+            cause="the adapter belongs to another model, or adapts embeddings",
+            remedy=f"use adapters of {', '.join(architecture.modules)}",
         )
     if config.fan_in_fan_out == architecture.names.kernels_are_transposed:
         raise ModelError(

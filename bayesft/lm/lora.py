@@ -77,7 +77,7 @@ def lora(
     `target_modules` are names as the checkpoint spells them ("q_proj", "mlp.c_proj"), by default
     every linear map of attention and MLP; alpha is 2 · rank by default. A starts uniform on
     ±1/√in, as in PEFT. Raises GuideError for a rank that is no positive integer, an alpha that is
-    no finite number, and a module that does not exist.
+    no finite number, and a module that does not exist or of some layers only.
     """
     if not isinstance(lm, LanguageModel):
         raise GuideError(
@@ -107,7 +107,13 @@ def lora(
     architecture = lm.card.architecture
     named = target_modules if isinstance(target_modules, Iterable) else [target_modules]
     targets = named if isinstance(named, str) else tuple(named)
-    slots, unknown = resolve(targets, architecture)
+    slots, unknown, partial = resolve(targets, architecture)
+    if partial:
+        raise GuideError(
+            f"{partial[0]!r} names modules of some layers of {lm.name} only.",
+            cause="the number of a layer in a name or a pattern.",
+            remedy=f"choose modules of every layer from: {', '.join(architecture.modules)}",
+        )
     if unknown or not slots:
         absent = repr(unknown[0]) if unknown else "of the names given"
         raise GuideError(

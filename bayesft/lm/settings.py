@@ -123,9 +123,9 @@ class Settings:
         self._values[to] = value if known is None else known
 
     def nested(self, name: str) -> Settings | None:
-        """A nested group of settings, or None where there is none."""
+        """A nested group of settings, or None where there is none or it is empty."""
         value = self._values.pop(name, None)
-        if value is None:
+        if value is None or value == {}:
             return None
         if not isinstance(value, dict):
             raise self._wrong(name, value, "an object")

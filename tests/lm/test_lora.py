@@ -136,9 +136,11 @@ def test_mistakes_are_named(tiny, guide):
     for none in (None, 3, [3]):
         with pytest.raises(GuideError, match=r"no module (None|3) to adapt"):
             bayesft.lm.lora(tiny, key=key, target_modules=none)
-    for pattern in (r"model\.layers\.0\..*", "(q_proj"):  # one layer only; no pattern
-        with pytest.raises(GuideError, match="no module"):
-            bayesft.lm.lora(tiny, key=key, target_modules=pattern)
+    with pytest.raises(GuideError, match="no module"):
+        bayesft.lm.lora(tiny, key=key, target_modules="(q_proj")  # no pattern
+    for single in (r"model\.layers\.0\..*", ["o_proj", "layers.1.self_attn.q_proj"]):
+        with pytest.raises(GuideError, match="some layers of llama only"):
+            bayesft.lm.lora(tiny, key=key, target_modules=single)
     with pytest.raises(GuideError, match="LoraGuide"):
         bayesft.lm.lora(guide, key=key)
 
@@ -232,7 +234,8 @@ def test_options_beyond_plain_lora_are_refused(tiny, adapter: Path, option: str,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"target_modules": ["lm_head"]}, "targets 'lm_head'"),
+        ({"target_modules": ["lm_head"]}, "targets 'lm_head', which llama does not have"),
+        ({"target_modules": r".*\.0\..*_proj"}, "modules of some layers of llama only"),
         ({"target_modules": ["q_proj"]}, "does not name"),
         ({"r": 8}, "has shape"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),

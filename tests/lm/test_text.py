@@ -179,6 +179,12 @@ def test_a_template_refuses_in_its_own_words(chat):
         chat.encode([{"role": "system", "content": "a"}])
 
 
+@pytest.mark.parametrize("template", ["a\n{% for x %}", "a\n{{ x", "a\n{{ x | no_filter }}"])
+def test_a_template_that_is_none_is_named(template: str):
+    with pytest.raises(PromptError, match=r"(?s)^Line 2 of .* no Jinja.*chat_template\.jinja"):
+        render_chat(CHAT, template, {})
+
+
 @pytest.mark.parametrize(
     "attack",
     [
