@@ -12,6 +12,7 @@ from typing import Any
 from bayesft.errors import ModelError
 from bayesft.lm.architecture import Architecture
 from bayesft.lm.families import read_architecture
+from bayesft.lm.settings import as_integer
 from bayesft.lm.tokenizer import Tokenizer
 from bayesft.priors.corpus import distinct
 
@@ -63,28 +64,39 @@ def make_card(
         # The first is what is put behind a text: of a chat model, what ends a turn.
         eos = distinct((tokenizer.eos, *eos))
     bos = config.get("bos_token_id")
+    if bos is not None:
+        bos = require_token("bos_token_id", bos, architecture.vocab_size, "correct config.json")
     if tokenizer is not None and tokenizer.bos is not None:
         bos = tokenizer.bos
     return Card(name, source, config, generation_config, tokenizer, architecture, eos, bos)
+
+
+def require_token(name: str, value: Any, vocab_size: int, remedy: str) -> int:
+    """The value as an id of a vocabulary; raises ModelError for anything else."""
+    token = as_integer(value)
+    if token is None or not 0 <= token < vocab_size:
+        raise ModelError(
+            f"{name} {value!r} is no token of a vocabulary of {vocab_size}.",
+            cause="the id of another vocabulary, or something that is no integer",
+            remedy=remedy,
+        )
+    return token
 
 
 def _eos(
     config: Mapping[str, Any], generation_config: Mapping[str, Any], vocab_size: int
 ) -> tuple[int, ...]:
     """The tokens that end a sequence: those of generation_config.json, else of config.json."""
-    value = generation_config.get("eos_token_id")
-    value = config.get("eos_token_id") if value is None else value
-    tokens: tuple[Any, ...] = tuple(value) if isinstance(value, list) else (value,)
-    if value is None or not tokens:
-        raise ModelError(
-            "The model names no end-of-sequence token.",
-            cause="neither generation_config.json nor config.json has eos_token_id",
-            remedy='add "eos_token_id" to config.json',
-        )
-    for token in tokens:
-        if not isinstance(token, int) or not 0 <= token < vocab_size:
-            raise ModelError(
-                f"eos_token_id {token!r} is no token of a vocabulary of {vocab_size}.",
-                remedy="correct eos_token_id in generation_config.json or config.json",
-            )
-    return distinct(tokens)
+    files = {"generation_config.json": generation_config, "config.json": config}
+    for file, settings in files.items():
+        value = settings.get("eos_token_id")
+        if value is None or value == []:
+            continue
+        tokens = value if isinstance(value, list) else [value]
+        remedy = f"correct {file}"
+        return distinct([require_token("eos_token_id", t, vocab_size, remedy) for t in tokens])
+    raise ModelError(
+        "The model names no end-of-sequence token.",
+        cause="neither generation_config.json nor config.json has an eos_token_id",
+        remedy='add "eos_token_id" to config.json',
+    )

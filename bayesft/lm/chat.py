@@ -28,8 +28,8 @@ def render_chat(
     """The text of a conversation up to where the assistant answers.
 
     Equal to transformers' `apply_chat_template(messages, add_generation_prompt=True)`. Keys whose
-    value is None are left out, as there. Raises PromptError where the template refuses the
-    messages, and for messages that are more than JSON.
+    value is None are left out, as there. Raises PromptError where the template is none or refuses
+    the messages, and for messages that are more than JSON.
     """
     plain = _plain(messages)
     try:
@@ -40,6 +40,13 @@ def render_chat(
             documents=None,
             **special_tokens,
         )
+    except jinja2.TemplateSyntaxError as error:
+        raise PromptError(
+            f"Line {error.lineno} of the chat template is no Jinja: {str(error).rstrip('.')}.",
+            cause="chat_template.jinja, or chat_template in tokenizer_config.json, was edited or "
+            "cut off",
+            remedy="download it again, or give the prompt as text",
+        ) from error
     except Exception as error:  # whatever a template does wrong is the template's refusal
         raise PromptError(
             f"The chat template refused the messages: {error}.",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from bayesft.errors import GuideError
 from bayesft.lm.activations import FUNCTIONS
 from bayesft.lm.architecture import Activation, Architecture
 from bayesft.lm.attention import Sight
@@ -29,6 +30,18 @@ type RematPolicy = Callable[..., Any]
 PRODUCTS: RematPolicy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 """Products with weights are stored and what is between them runs again: less than half the memory,
 in no more time, for reading back what was stored costs as much."""
+
+
+def require_policy(policy: Any) -> RematPolicy | None:
+    """The policy, or None, which stores everything; raises GuideError for anything else."""
+    if policy is not None and not callable(policy):
+        raise GuideError(
+            f"{policy!r} is no policy of what the backward pass finds stored.",
+            cause="the name of a policy instead of the policy.",
+            remedy="give a member of jax.checkpoint_policies, such as "
+            "jax.checkpoint_policies.nothing_saveable, or None to store everything.",
+        )
+    return policy
 
 
 class Context(Protocol):

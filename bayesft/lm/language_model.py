@@ -20,7 +20,7 @@ from bayesft.errors import ModelError, PromptError
 from bayesft.lm import engine
 from bayesft.lm.card import Card
 from bayesft.lm.contexts import AfterPrompt, Alone
-from bayesft.lm.decoder import PRODUCTS, Decoder, RematPolicy, structure
+from bayesft.lm.decoder import PRODUCTS, Decoder, RematPolicy, require_policy, structure
 from bayesft.lm.engine import DecodeState
 from bayesft.lm.log_probs import log_probs_of
 from bayesft.lm.saving import save_model
@@ -54,21 +54,28 @@ class DecoderPrior(TextPrior):
     def logits(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         """Teacher-forced logits of the token after each position, in float32.
 
-        Padding on the right does not change what stands before it. Raises PromptError for ids
-        outside the vocabulary and for rows longer than the context.
+        Padding on the right does not change what stands before it. Raises PromptError for what is
+        no array of ids of the vocabulary, has no row or no column, or is longer than the context.
         """
-        tokens = jnp.asarray(tokens)
-        # Inside jit only shapes are known.
-        known = not isinstance(tokens, Tracer)
-        foreign = known and bool(((tokens < 0) | (tokens >= self.vocab_size)).any())
-        if tokens.ndim != 2 or tokens.shape[1] > self.max_length or foreign:
+        ids = _as_ids(tokens)
+        if ids is None or not self._reads(ids):
+            what = "that are no array of integers" if ids is None else f"of shape {ids.shape}"
             raise PromptError(
-                f"Tokens of shape {tokens.shape} have no logits under {self.name}: it takes [B, T] "
-                f"with T ≤ {self.max_length} and ids below {self.vocab_size}.",
-                cause="ids of another tokenizer, or a row longer than the context.",
-                remedy="encode with this model's tokenizer, and cut rows to its context.",
+                f"Tokens {what} have no logits under {self.name}: it takes ids [B, T] below "
+                f"{self.vocab_size}, with 1 ≤ B and 1 ≤ T ≤ {self.max_length}.",
+                cause="ids of another tokenizer, a row longer than the context, or rows that are "
+                "empty or of several lengths.",
+                remedy="encode with this model's tokenizer, cut rows to its context, and pad them "
+                "to one length.",
             )
-        return _logits(self, tokens)
+        return _logits(self, ids)
+
+    def _reads(self, ids: Int[Array, "..."]) -> bool:
+        """Whether they are rows of the vocabulary that fit into the context."""
+        rows = ids.ndim == 2 and ids.size > 0 and ids.shape[1] <= self.max_length
+        if isinstance(ids, Tracer) or not rows:  # inside jit only shapes are known
+            return rows
+        return bool(((ids >= 0) & (ids < self.vocab_size)).all())
 
     def start(
         self, xs: Prompt, num_particles: int, max_new_tokens: int
@@ -239,9 +246,10 @@ class FullGuide(DecoderPrior, Guide):
         By default products with weights are stored and the rest runs again (`PRODUCTS` in
         `bayesft.lm.decoder`). `jax.checkpoint_policies.nothing_saveable` stores the input of each
         block alone, and the backward pass runs the block again: less memory, about a third more
-        time. None stores everything. Values and gradients are the same.
+        time. None stores everything. Values and gradients are the same. Raises GuideError for what
+        is no policy.
         """
-        return dataclasses.replace(self, remat=policy)
+        return dataclasses.replace(self, remat=require_policy(policy))
 
     def language_model(self) -> LanguageModel:
         """The guide as a fixed model in the dtype that it computes in."""
@@ -257,6 +265,17 @@ class FullGuide(DecoderPrior, Guide):
 
     def __repr__(self) -> str:
         return f"FullGuide({self.name!r})"
+
+
+def _as_ids(tokens: Any) -> Array | None:
+    """The tokens as an array, wide enough for any vocabulary; None where they are no integers."""
+    try:
+        found = jnp.asarray(tokens)
+    except (TypeError, ValueError, OverflowError):  # texts, rows of several lengths
+        return None
+    if not jnp.issubdtype(found.dtype, jnp.integer):
+        return None
+    return found.astype(jnp.promote_types(found.dtype, jnp.int32))
 
 
 @jax.jit

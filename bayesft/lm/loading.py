@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from bayesft.lm.language_model import LanguageModel
 from bayesft.lm.linear import Adapter
 from bayesft.lm.lora import LoraGuide
 from bayesft.lm.saving import OWN as MODEL_FILES
+from bayesft.lm.settings import Settings
 from bayesft.lm.targets import resolve
 from bayesft.lm.tokenizer import Tokenizer, read_tokenizer
 from bayesft.lm.weights import read_weights
@@ -59,8 +61,7 @@ def load(
             f"{folder} holds an adapter, not a model.",
             remedy=f"load its base model, then bft.lm.load_adapter(lm, {str(path)!r})",
         )
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ModelError(f"Weights cannot be of dtype {dtype}.", remedy="use jnp.float32")
+    dtype = _floating(dtype)
     config = read_json(folder / "config.json")
     generation = folder / "generation_config.json"
     generation_config = read_json(generation) if generation.exists() else None
@@ -85,13 +86,20 @@ def load_adapter(lm: LanguageModel, path: str | os.PathLike[str]) -> LoraGuide:
     folder = find_folder(path, ADAPTER_FILES)
     config = read_peft_config(folder)
     architecture = lm.card.architecture
-    slots, unknown = resolve(config.target_modules, architecture)
+    slots, unknown, partial = resolve(config.target_modules, architecture)
+    if partial:
+        raise ModelError(
+            f"The adapter in {folder} targets {partial[0]!r}, which names modules of some layers "
+            f"of {lm.name} only.",
+            cause="the adapter leaves the other layers as they are, or belongs to another model",
+            remedy="merge the adapter into its base model with PEFT, then load that folder",
+        )
     if unknown:
         raise ModelError(
             f"The adapter in {folder} targets {unknown[0]!r}, which {lm.name} does not have or "
             "bayesft does not adapt.",
-            cause="the adapter belongs to another model, or adapts embeddings or some layers only",
-            remedy=f"use adapters of {', '.join(architecture.modules)} in every layer",
+            cause="the adapter belongs to another model, or adapts embeddings",
+            remedy=f"use adapters of {', '.join(architecture.modules)}",
         )
     if config.fan_in_fan_out == architecture.names.kernels_are_transposed:
         raise ModelError(
@@ -115,16 +123,44 @@ def initialise(
 
     `config` is what `config.json` would hold; kernels and embeddings are normal with standard
     deviation `initializer_range` (0.02), norms are 1. `tokenizer` is the path of a
-    tokenizer.json; the files beside it are read too. Raises ModelError as `load` does.
+    tokenizer.json; the files beside it are read too. Raises ModelError as `load` does, and for a
+    deviation that is no positive number.
     """
-    config = dict(config)
+    dtype, config = _floating(dtype), _plain(config)
     reader = _tokenizer_at(Path(tokenizer)) if tokenizer is not None else None
     name = str(config.get("model_type"))
     card = make_card(name, name, config, None, reader)
-    deviation = float(config.get("initializer_range", 0.02))
+    deviation = Settings(config).number("initializer_range", 0.02)
     decoder = Decoder(card.architecture, deviation=deviation, rngs=nnx.Rngs(key))
     weights = nnx.to_pure_dict(nnx.state(decoder))
     return LanguageModel(jax.tree.map(lambda array: array.astype(dtype), weights), card)
+
+
+def _floating(dtype: Any) -> Any:
+    """The type of floating-point numbers that is meant, by itself or by its name."""
+    try:
+        found = None if dtype is None else jnp.dtype(dtype)  # NumPy takes None for float64
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise ModelError(
+            f"Weights cannot be of dtype {dtype!r}.",
+            cause="a type of integers, or a name that NumPy does not know, such as auto or bf16",
+            remedy='use jnp.float32, jnp.bfloat16, jnp.float16 or a name such as "bfloat16"',
+        )
+    return found
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A configuration as config.json would give it back."""
+    try:
+        return json.loads(json.dumps(dict(config)))
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"The configuration is not plain data: {error}.",
+            cause="a path, a configuration of transformers, or an array among the settings",
+            remedy="give a dict such as json.load gives of a config.json, or config.to_dict()",
+        ) from error
 
 
 def _tokenizer_at(path: Path) -> Tokenizer:

@@ -6,19 +6,21 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bayesft.base import Guide, Key, PyTree
+from bayesft.base import Guide, Key, PyTree, is_key
 from bayesft.errors import GuideError
 from bayesft.lm.adapters import places, save_adapter
 from bayesft.lm.card import Card
-from bayesft.lm.decoder import PRODUCTS, Decoder, RematPolicy, structure
+from bayesft.lm.decoder import PRODUCTS, Decoder, RematPolicy, require_policy, structure
 from bayesft.lm.language_model import DecoderPrior, LanguageModel
 from bayesft.lm.linear import Adapter, full
+from bayesft.lm.settings import as_integer
 from bayesft.lm.targets import resolve
 
 
@@ -48,7 +50,7 @@ class LoraGuide(DecoderPrior, Guide):
 
     def with_remat(self, policy: RematPolicy | None) -> LoraGuide:
         """The same guide, storing for the backward pass what a policy says: see `FullGuide`."""
-        return dataclasses.replace(self, remat=policy)
+        return dataclasses.replace(self, remat=require_policy(policy))
 
     def merge(self) -> LanguageModel:
         """The language model whose weights are W + scale · A B."""
@@ -74,28 +76,51 @@ def lora(
 
     `target_modules` are names as the checkpoint spells them ("q_proj", "mlp.c_proj"), by default
     every linear map of attention and MLP; alpha is 2 · rank by default. A starts uniform on
-    ±1/√in, as in PEFT. Raises GuideError for a rank below 1 or a module that does not exist.
+    ±1/√in, as in PEFT. Raises GuideError for a rank that is no positive integer, an alpha that is
+    no finite number, and a module that does not exist or of some layers only.
     """
     if not isinstance(lm, LanguageModel):
         raise GuideError(
             f"lora adapts a language model, not a {type(lm).__name__}.",
             remedy="give what bft.lm.load returns; merge() or language_model() make one of a guide",
         )
-    if rank < 1:
-        raise GuideError(f"The rank of an adapter is {rank}.", remedy="give a rank of at least 1")
-    alpha = 2.0 * rank if alpha is None else alpha
-    if not math.isfinite(alpha):
-        raise GuideError(f"alpha is {alpha}.", remedy="give a finite number, or leave it out")
-    architecture = lm.card.architecture
-    targets = target_modules if isinstance(target_modules, str) else tuple(target_modules)
-    slots, unknown = resolve(targets, architecture)
-    if unknown or not slots:
-        named = repr(unknown[0]) if unknown else "of the names given"
+    if not is_key(key):
         raise GuideError(
-            f"{lm.name} has no module {named} to adapt.",
+            f"The key is not a single typed JAX key: {key!r}.",
+            cause="a seed, a batch of keys, or a key of the old uint32 kind.",
+            remedy="pass jax.random.key(seed).",
+        )
+    size = as_integer(rank)
+    if size is None or size < 1:
+        raise GuideError(
+            f"The rank of an adapter is {rank!r}.",
+            cause="a share of the width instead of a number of columns, or a text.",
+            remedy="give an integer of at least 1",
+        )
+    alpha = 2.0 * size if alpha is None else alpha
+    if not isinstance(alpha, Real) or isinstance(alpha, bool) or not math.isfinite(alpha):
+        raise GuideError(
+            f"alpha is {alpha!r}.",
+            cause="a text, an array, or a quotient by 0.",
+            remedy="give a finite number, or leave it out",
+        )
+    architecture = lm.card.architecture
+    named = target_modules if isinstance(target_modules, Iterable) else [target_modules]
+    targets = named if isinstance(named, str) else tuple(named)
+    slots, unknown, partial = resolve(targets, architecture)
+    if partial:
+        raise GuideError(
+            f"{partial[0]!r} names modules of some layers of {lm.name} only.",
+            cause="the number of a layer in a name or a pattern.",
+            remedy=f"choose modules of every layer from: {', '.join(architecture.modules)}",
+        )
+    if unknown or not slots:
+        absent = repr(unknown[0]) if unknown else "of the names given"
+        raise GuideError(
+            f"{lm.name} has no module {absent} to adapt.",
             remedy=f"choose from: {', '.join(architecture.modules)}",
         )
-    adapter = Adapter(rank, alpha, False, slots)
+    adapter = Adapter(size, float(alpha), False, slots)
     _, _, shapes = structure(architecture, adapter)
     paths, tree = jax.tree.flatten_with_path(shapes)
     keys = jax.random.split(key, len(paths))

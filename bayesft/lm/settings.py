@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,14 @@ INERT = re.compile(
 """Settings that do not change the logits of a forward pass without dropout. `auto_map` names code
 in the folder, which is never run: `model_type` alone decides, as in transformers by default.
 Settings of generation, which old configs hold, are none of a prior."""
+
+
+def as_integer(value: Any) -> int | None:
+    """The value as an int, whatever library's it is; None for anything else, True and False too."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 class Settings:
@@ -114,9 +123,9 @@ class Settings:
         self._values[to] = value if known is None else known
 
     def nested(self, name: str) -> Settings | None:
-        """A nested group of settings, or None where there is none."""
+        """A nested group of settings, or None where there is none or it is empty."""
         value = self._values.pop(name, None)
-        if value is None:
+        if value is None or value == {}:
             return None
         if not isinstance(value, dict):
             raise self._wrong(name, value, "an object")

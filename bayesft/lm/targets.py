@@ -4,28 +4,43 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from bayesft.lm.architecture import Architecture
 
 ALL = "all-linear"
 
 
-def resolve(
-    targets: Sequence[str] | str, architecture: Architecture
-) -> tuple[tuple[str, ...], list[str]]:
-    """The modules of every layer that the targets name, and the targets that name none.
+class Resolved(NamedTuple):
+    """The modules of every layer that targets name, and the targets that name no such module."""
+
+    slots: tuple[str, ...]
+    unknown: list[str]
+    partial: list[str]
+    """Targets that name a module in some layers only."""
+
+
+def resolve(targets: Sequence[str] | str, architecture: Architecture) -> Resolved:
+    """What the targets name.
 
     A list names modules by their last parts; a string is a pattern for whole names, or
-    "all-linear". A pattern that picks some layers only names none.
+    "all-linear".
     """
     modules = architecture.modules
     if targets == ALL:
-        return modules, []
-    if isinstance(targets, str):
-        return _by_pattern(targets, modules, architecture)
-    chosen = {m for m in modules for t in targets if f".{m}".endswith(f".{t}")}
-    unknown = [t for t in targets if not any(f".{m}".endswith(f".{t}") for m in modules)]
-    return tuple(m for m in modules if m in chosen), unknown
+        return Resolved(modules, [], [])
+    names, given = (_by_pattern, [targets]) if isinstance(targets, str) else (_by_end, targets)
+    layers = [architecture.names.layer.format(index) for index in range(architecture.num_layers)]
+    chosen: set[str] = set()
+    unknown, partial = [], []
+    for target in given:
+        hits = {m: {names(target, f"{layer}.{m}") for layer in layers} for m in modules}
+        chosen |= {module for module in modules if hits[module] == {True}}
+        if {True, False} in hits.values():
+            partial.append(target)
+        elif {True} not in hits.values():
+            unknown.append(target)
+    return Resolved(tuple(m for m in modules if m in chosen), unknown, partial)
 
 
 def shortest_names(slots: Sequence[str], architecture: Architecture) -> tuple[str, ...]:
@@ -33,28 +48,18 @@ def shortest_names(slots: Sequence[str], architecture: Architecture) -> tuple[st
     short = {
         last
         for last in (slot.rpartition(".")[2] for slot in slots)
-        if set(resolve((last,), architecture)[0]) <= set(slots)
+        if set(resolve((last,), architecture).slots) <= set(slots)
     }
     rest = [slot for slot in slots if slot.rpartition(".")[2] not in short]
     return tuple(sorted([*short, *rest]))
 
 
-def _by_pattern(
-    pattern: str, modules: tuple[str, ...], architecture: Architecture
-) -> tuple[tuple[str, ...], list[str]]:
-    layer = architecture.names.layer
-    chosen = []
+def _by_pattern(target: str, name: str) -> bool:
     try:
-        re.compile(pattern)
+        return re.fullmatch(target, name) is not None
     except re.error:
-        return (), [pattern]
-    for module in modules:
-        hits = [
-            re.fullmatch(pattern, f"{layer.format(index)}.{module}") is not None
-            for index in range(architecture.num_layers)
-        ]
-        if any(hits) and not all(hits):
-            return (), [pattern]
-        if all(hits):
-            chosen.append(module)
-    return tuple(chosen), [] if chosen else [pattern]
+        return False
+
+
+def _by_end(target: str, name: str) -> bool:
+    return f".{name}".endswith(f".{target}")

@@ -101,13 +101,11 @@ class Tokenizer:
         return template if isinstance(template, str) else None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, begun as the folder says: by `add_bos_token` where that is set, else by
-        the post-processor of tokenizer.json."""
-        add_bos = self.config.get("add_bos_token")
-        if add_bos is None:
-            return self._tokenizer.encode(text).ids
-        ids = self.encode_plain(text)
-        return [self.bos, *ids] if add_bos and self.bos is not None else ids
+        """Ids of a text, begun and ended as the post-processor of tokenizer.json says.
+
+        `add_bos_token` is not read; transformers 5 does not read it beside a tokenizer.json either.
+        """
+        return self._tokenizer.encode(text).ids
 
     def encode_plain(self, text: str) -> list[int]:
         """Ids of a text that spells its special tokens itself, as a rendered chat does."""

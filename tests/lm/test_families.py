@@ -122,6 +122,34 @@ def test_what_is_no_positive_number_is_refused(value):
         read("llama", rope_theta=value)
 
 
+LINEAR = {"rope_type": "linear", "factor": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        ("llama", {"rope_scaling": LINEAR, "rope_parameters": {"rope_type": "default"}}),
+        ("llama", {"rope_scaling": LINEAR, "rope_parameters": LINEAR | {"rope_theta": 5e5}}),
+        ("llama", {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}}),
+        (
+            "gemma3_text",
+            {"rope_scaling": LINEAR, "rope_parameters": {FULL: LINEAR | {"factor": 2.0}}},
+        ),
+        ("gemma3_text", {"rope_theta": 1e5, "rope_parameters": {FULL: {"rope_theta": 5e5}}}),
+    ],
+)
+def test_rotary_settings_that_contradict_each_other_are_refused(model_type: str, settings: dict):
+    with pytest.raises(ModelError, match="contradicts itself about rotary"):
+        read(model_type, **settings)
+
+
+@pytest.mark.parametrize("empty", [None, {}])
+def test_rotary_settings_may_stand_in_two_places_that_agree(empty):
+    both = {"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 8}}
+    for new in (LINEAR, LINEAR | {"rope_theta": 1e4}, empty):
+        assert read("llama", **both, rope_parameters=new).ropes[0] == Rope(1e4, 8, LinearScaling(8))
+
+
 LOCAL, GLOBAL = Rope(1e4, 8), Rope(1e6, 8, LinearScaling(8.0))
 
 
@@ -200,11 +228,6 @@ def test_scalings_of_rotary_positions_that_are_not_implemented(model_type: str, 
     [
         ("llama", {"partial_rotary_factor": 0.5}, "sets partial_rotary_factor to 0.5"),
         ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
-        (
-            "llama",
-            {"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": {"rope_type": "default"}},
-            "sets rope_scaling",
-        ),
         ("mistral", {"attention_bias": True}, "sets attention_bias to True"),
         ("mistral", {"layer_types": [SLIDING, FULL] * 4}, "sets layer_types"),
         ("qwen2", {"attention_bias": True}, "sets attention_bias to True"),

@@ -74,7 +74,7 @@ def test_half_precision_weights_are_computed_in_float32(folder: Path, dtype):
 
 
 def test_bfloat16_weights_on_request(folder: Path, tiny):
-    lm = bayesft.lm.load(folder, jnp.bfloat16)
+    lm = bayesft.lm.load(folder, "bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(lm)} == {jnp.dtype("bfloat16")}
     logits = lm.logits(TOKENS)
     assert logits.dtype == jnp.float32
@@ -108,8 +108,9 @@ def test_eos_comes_from_the_generation_config_first(folder: Path):
     (folder / "generation_config.json").write_text('{"eos_token_id": [7, 2, 7]}')
     assert bayesft.lm.load(folder, tokenizer=False).eos == (7, 2)
     assert bayesft.lm.load(folder).eos == (2, 7)  # what ends a text for the tokenizer comes first
-    (folder / "generation_config.json").write_text('{"eos_token_id": null}')
-    assert bayesft.lm.load(folder).eos == (2,)
+    for none in ("null", "[]"):
+        (folder / "generation_config.json").write_text(f'{{"eos_token_id": {none}}}')
+        assert bayesft.lm.load(folder).eos == (2,)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, bool])
@@ -187,7 +188,17 @@ DAMAGE = {
     "missing setting": (lambda f: edit(f / "config.json", hidden_size=None), "has no hidden_size"),
     "heads do not divide": (lambda f: edit(f / "config.json", num_key_value_heads=3), "multiple"),
     "no eos": (lambda f: edit(f / "config.json", eos_token_id=None), "no end-of-sequence token"),
+    "empty eos": (lambda f: edit(f / "config.json", eos_token_id=[]), "no end-of-sequence token"),
     "eos outside": (lambda f: edit(f / "config.json", eos_token_id=99), "is no token"),
+    "eos is true": (lambda f: edit(f / "config.json", eos_token_id=[2, True]), "eos_.* True is no"),
+    "eos of generation": (
+        lambda f: (f / "generation_config.json").write_text('{"eos_token_id": "2"}'),
+        "(?s)eos_token_id '2' is no token.*generation_config.json",
+    ),
+    "bos outside": (lambda f: edit(f / "config.json", bos_token_id=23), "bos_token_id 23 is no"),
+    "bos is negative": (lambda f: edit(f / "config.json", bos_token_id=-1), "bos_.* -1 is no"),
+    "bos is true": (lambda f: edit(f / "config.json", bos_token_id=True), "bos_.* True is no"),
+    "bos is a list": (lambda f: edit(f / "config.json", bos_token_id=[1]), r"bos_.* \[1\] is no"),
     "truncated": (
         lambda f: (f / "model.safetensors").write_bytes(
             (f / "model.safetensors").read_bytes()[:-9]
@@ -238,6 +249,28 @@ def test_damaged_folders_are_refused(folder: Path, damage: str):
     harm(folder)
     with pytest.raises(ModelError, match=message):
         bayesft.lm.load(folder)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bf16", None, 3, "int8", jnp.int8, bool, complex])
+def test_weights_are_of_a_floating_type(golden: Path, config: dict, dtype):
+    for make in (
+        lambda: bayesft.lm.load(golden / "llama", dtype, tokenizer=False),
+        lambda: bayesft.lm.initialise(config, jax.random.key(0), dtype=dtype),
+    ):
+        with pytest.raises(ModelError, match=r"(?s)cannot be of dtype.*jnp\.bfloat16"):
+            make()
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), True, "0.02"])
+def test_weights_spread_by_a_positive_deviation(config: dict, value):
+    with pytest.raises(ModelError, match="initializer_range"):
+        bayesft.lm.initialise(config | {"initializer_range": value}, jax.random.key(0))
+
+
+@pytest.mark.parametrize("wrong", ["config.json", None, {"a": np.ones(2)}, {"a": np.int64(2)}])
+def test_a_configuration_is_plain_data(wrong):
+    with pytest.raises(ModelError, match="plain data"):
+        bayesft.lm.initialise(wrong, jax.random.key(0))
 
 
 @pytest.mark.parametrize(

@@ -114,8 +114,18 @@ def test_targets_are_named_as_in_peft(tiny, targets, chosen: set[str]):
 
 def test_mistakes_are_named(tiny, guide):
     key = jax.random.key(0)
-    with pytest.raises(GuideError, match="rank of an adapter is 0"):
-        bayesft.lm.lora(tiny, rank=0, key=key)
+    for rank in (0, -1, 2.5, "8", None, True):
+        with pytest.raises(GuideError, match=f"rank of an adapter is {rank!r}"):
+            bayesft.lm.lora(tiny, rank=rank, key=key)
+    for alpha in (float("nan"), "x", True, [8.0]):
+        with pytest.raises(GuideError, match="alpha is"):
+            bayesft.lm.lora(tiny, alpha=alpha, key=key)
+    for seed in (0, None, jax.random.split(key)):
+        with pytest.raises(GuideError, match="single typed JAX key"):
+            bayesft.lm.lora(tiny, key=seed)
+    for start in (guide, tiny.trainable()):
+        with pytest.raises(GuideError, match=r"jax\.checkpoint_policies"):
+            start.with_remat("nothing_saveable")
     with pytest.raises(GuideError, match=r"(?s)'c_attn'.*self_attn\.q_proj"):
         bayesft.lm.lora(tiny, key=key, target_modules=["c_attn"])
     for outside in ("lm_head", "embed_tokens", "norm"):
@@ -123,9 +133,14 @@ def test_mistakes_are_named(tiny, guide):
             bayesft.lm.lora(tiny, key=key, target_modules=["q_proj", outside])
     with pytest.raises(GuideError, match="no module of the names given"):
         bayesft.lm.lora(tiny, key=key, target_modules=[])
-    for pattern in (r"model\.layers\.0\..*", "(q_proj"):  # one layer only; no pattern
-        with pytest.raises(GuideError, match="no module"):
-            bayesft.lm.lora(tiny, key=key, target_modules=pattern)
+    for none in (None, 3, [3]):
+        with pytest.raises(GuideError, match=r"no module (None|3) to adapt"):
+            bayesft.lm.lora(tiny, key=key, target_modules=none)
+    with pytest.raises(GuideError, match="no module"):
+        bayesft.lm.lora(tiny, key=key, target_modules="(q_proj")  # no pattern
+    for single in (r"model\.layers\.0\..*", ["o_proj", "layers.1.self_attn.q_proj"]):
+        with pytest.raises(GuideError, match="some layers of llama only"):
+            bayesft.lm.lora(tiny, key=key, target_modules=single)
     with pytest.raises(GuideError, match="LoraGuide"):
         bayesft.lm.lora(guide, key=key)
 
@@ -219,7 +234,8 @@ def test_options_beyond_plain_lora_are_refused(tiny, adapter: Path, option: str,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"target_modules": ["lm_head"]}, "targets 'lm_head'"),
+        ({"target_modules": ["lm_head"]}, "targets 'lm_head', which llama does not have"),
+        ({"target_modules": r".*\.0\..*_proj"}, "modules of some layers of llama only"),
         ({"target_modules": ["q_proj"]}, "does not name"),
         ({"r": 8}, "has shape"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),

@@ -359,17 +359,30 @@ def test_steps_that_disagree_are_refused(init, step, message: str):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(module=Averages(), eos=V), "no token of a vocabulary of 4"),
+        *((dict(module=Averages(), eos=wrong), "eos .* no token of a vocabulary of 4")
+          for wrong in (V, True, [1, True], 2.5, "1", None, [1, [2]], {1})),
+        (dict(module=Averages(), eos=[]), "names no token"),
+        *((dict(module=Averages(), eos=0, bos=wrong), "bos .* no token of a vocabulary of 4")
+          for wrong in (V, -1, True, [1], "1")),
+        *((dict(module=Averages(), eos=0, max_length=wrong), "is no context")
+          for wrong in (0, -3, 2.5, "8", True)),
         (dict(module=Averages(), eos=0, logits_fn=lambda m, t: (m(t), None)), r"not logits"),
         (dict(module=Averages(), eos=0, logits_fn=lambda m, t: m(t)[:, 0]), r"not logits"),
         (dict(module=LinenAverages(), eos=0), "is no model"),
         (dict(module=Averages(), variables={"params": {}}, eos=0), "is no model"),
         (dict(module=lambda tokens: tokens, eos=0), "is no model"),
     ],
-)
+)  # fmt: skip
 def test_mistakes_are_named(arguments: dict, message: str):
     with pytest.raises(ModelError, match=message):
         bft.lm.from_module(**arguments)
+
+
+def test_ids_are_integers_of_any_library():
+    eos = [2, np.int64(2), jnp.int32(2)]
+    prior = bft.lm.from_module(Averages(), eos=eos, bos=np.int64(0), max_length=np.int8(2))
+    assert prior.eos == (2,) and prior.encode([]) == [0] and prior.max_length == 2
+    assert hash(prior.card)
 
 
 def test_a_module_without_parameters_has_no_guide():

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
 
 import bayesft.lm
 from bayesft.errors import ModelError, PromptError
 from bayesft.lm.chat import render_chat
+from bayesft.lm.tokenizer import read_tokenizer
 
 TEXTS = ("Once upon a time", "  two  spaces\nand a line", "café ☃", "<s>already begun", "")
 
@@ -79,11 +82,38 @@ def test_an_empty_prompt_without_bos_is_refused(folder: Path):
         bayesft.lm.load(folder).encode("")
 
 
-@pytest.mark.parametrize(("add_bos", "ids"), [(True, [1, 3]), (False, [3]), (None, [1, 3])])
-def test_add_bos_token_overrules_the_post_processor(folder: Path, add_bos: bool | None, ids):
-    options = {"bos_token": {"content": "<s>"}, "add_bos_token": add_bos}
-    (folder / "tokenizer_config.json").write_text(json.dumps(options))
-    assert bayesft.lm.load(folder).encode("a") == ids
+def write_bpe(folder: Path, kind: str, template: str | None) -> None:
+    """A tokenizer of letters that the class in question builds in the same way."""
+    words = ["<unk>", "<s>", "</s>", "▁", *"abc"]
+    tokenizer = tokenizers.Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
+    llama = kind == "LlamaTokenizerFast"
+    tokenizer.pre_tokenizer = (
+        pre_tokenizers.Metaspace() if llama else pre_tokenizers.ByteLevel(add_prefix_space=False)
+    )
+    tokenizer.add_special_tokens(words[:3])
+    if template is not None:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=template, special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@pytest.mark.parametrize("template", [None, "<s> $A", "<s> $A </s>"])
+@pytest.mark.parametrize("kind", ["PreTrainedTokenizerFast", "LlamaTokenizerFast", "GPT2Tokenizer"])
+def test_bos_and_eos_are_put_where_transformers_puts_them(
+    tmp_path: Path, kind: str, template: str | None
+):
+    """By the post-processor alone, whatever add_bos_token says."""
+    transformers = pytest.importorskip("transformers")
+    write_bpe(tmp_path, kind, template)
+    bos = {"__type": "AddedToken", "content": "<s>"}
+    for added in ({}, {"add_bos_token": True}, {"add_bos_token": False}):
+        options = {"tokenizer_class": kind, "bos_token": bos, "eos_token": "</s>"} | added
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(options))
+        ids = transformers.AutoTokenizer.from_pretrained(tmp_path)("ab").input_ids
+        ours = read_tokenizer(tmp_path)
+        assert ours.encode("ab") == ids and (ours.bos, ours.eos) == (1, 2)
+        assert (ids[0] == 1, ids[-1] == 2) == (template is not None, template == "<s> $A </s>")
 
 
 ADDED = {
@@ -147,6 +177,12 @@ def test_messages_follow_the_template_with_one_bos(chat):
 def test_a_template_refuses_in_its_own_words(chat):
     with pytest.raises(PromptError, match="no system"):
         chat.encode([{"role": "system", "content": "a"}])
+
+
+@pytest.mark.parametrize("template", ["a\n{% for x %}", "a\n{{ x", "a\n{{ x | no_filter }}"])
+def test_a_template_that_is_none_is_named(template: str):
+    with pytest.raises(PromptError, match=r"(?s)^Line 2 of .* no Jinja.*chat_template\.jinja"):
+        render_chat(CHAT, template, {})
 
 
 @pytest.mark.parametrize(
@@ -246,8 +282,16 @@ def test_messages_that_are_more_than_data_are_refused(chat):
         chat.encode([{"role": "user", "content": "a", "image": object()}])
 
 
-def test_logits_refuse_foreign_ids_and_rows_beyond_the_context(assets):
-    lm = bayesft.lm.load(assets / "stories260K")
-    for tokens in ([[99999]], [[-1]], [[1] * 600], [1, 2]):
-        with pytest.raises(PromptError, match="no logits"):
-            lm.logits(np.asarray(tokens))
+@pytest.mark.parametrize(
+    "tokens",
+    [[[99999]], [[-1]], [[1] * 600], [1, 2], [], [[]], np.zeros((0, 3), int), [[1], [1, 2]],
+     [[1.5]], [[True]], [["a"]], [[2**40]], "a", None],
+)  # fmt: skip
+def test_what_is_no_batch_of_ids_has_no_logits(real, tokens):
+    with pytest.raises(PromptError, match="no logits"):
+        real.logits(tokens)
+
+
+def test_ids_of_few_bits_have_logits(real):
+    wide = real.logits(np.asarray([[1, 5]]))
+    np.testing.assert_array_equal(real.logits(np.asarray([[1, 5]], np.uint8)), wide)

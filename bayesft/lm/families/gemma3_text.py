@@ -7,10 +7,13 @@ import dataclasses
 from bayesft.lm.architecture import Architecture
 from bayesft.lm.families.gemma import gemma_decoder
 from bayesft.lm.families.gemma2 import NORMS_AROUND
-from bayesft.lm.families.rope import read_rope_group
+from bayesft.lm.families.rope import contradiction, read_rope_group
 from bayesft.lm.families.windows import read_windows
 from bayesft.lm.rotary import Rope
 from bayesft.lm.settings import Settings
+
+THETA = 1e6
+"""Of layers without a window, where nothing is said."""
 
 NAMES = dataclasses.replace(
     NORMS_AROUND, query_norm="self_attn.q_norm", key_norm="self_attn.k_norm"
@@ -21,11 +24,14 @@ def gemma3_text(settings: Settings) -> Architecture:
     """Reads a config with `model_type` "gemma3_text"; layers with windows turn by their own θ."""
     groups = settings.nested("rope_parameters")
     local_theta = settings.number("rope_local_base_freq", 10000.0)
-    base = gemma_decoder(settings, max_positions=131072, theta=1e6)
-    whole, local = base.ropes[0] or Rope(1e6, base.head_dim), Rope(local_theta, base.head_dim)
+    base = gemma_decoder(settings, max_positions=131072, theta=THETA)
+    whole, local = base.ropes[0] or Rope(THETA, base.head_dim), Rope(local_theta, base.head_dim)
     if groups is not None:
-        sizes = (base.head_dim, base.max_positions)
-        whole = read_rope_group(groups.nested("full_attention"), *sizes, whole.theta)
+        sizes, said = (base.head_dim, base.max_positions), whole
+        if (group := groups.nested("full_attention")) is not None:
+            whole = read_rope_group(group, *sizes, said.theta)
+        if said.scaling not in (None, whole.scaling) or said.theta not in (THETA, whole.theta):
+            raise contradiction()
         local = read_rope_group(groups.nested("sliding_attention"), *sizes, local_theta)
         groups.finish()
     window = settings.optional_integer("sliding_window", 4096)

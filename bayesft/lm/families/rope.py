@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from bayesft.errors import ModelError
 from bayesft.lm.rotary import LinearScaling, Llama3Scaling, Rope
 from bayesft.lm.settings import Settings
 
@@ -17,16 +18,22 @@ def read_rope(
     theta: float = 10000.0,
     rotary_factor: float | None = None,
 ) -> Rope:
-    """Rotary positions of a config in either form; scaling of an unknown type is refused.
+    """Rotary positions of a config in either form, or in both where they agree.
 
     θ and the share of each head that is rotated are what absent settings mean; a family without
-    `rotary_factor` rotates whole heads and refuses a config that says otherwise.
+    `rotary_factor` rotates whole heads and refuses a config that says otherwise. Scaling of an
+    unknown type is refused.
     """
-    theta = settings.number("rope_theta", theta)
+    own = settings.optional_number("rope_theta", None)
     if rotary_factor is not None:
         rotary_factor = settings.number("partial_rotary_factor", rotary_factor)
-    group = settings.nested("rope_parameters") or settings.nested("rope_scaling")
-    return read_rope_group(group, head_dim, max_positions, theta, rotary_factor)
+    sizes = (head_dim, max_positions, own or theta, rotary_factor)
+    groups = (settings.nested("rope_parameters"), settings.nested("rope_scaling"))
+    ropes = {read_rope_group(group, *sizes) for group in groups if group is not None}
+    rope = ropes.pop() if ropes else read_rope_group(None, *sizes)
+    if ropes or own not in (None, rope.theta):
+        raise contradiction()
+    return rope
 
 
 def read_rope_group(
@@ -47,6 +54,17 @@ def read_rope_group(
     rope = Rope(theta, size, scaling(group, max_positions))
     group.finish()
     return rope
+
+
+def contradiction() -> ModelError:
+    """The error for a config that says how positions turn in several ways."""
+    return ModelError(
+        "config.json contradicts itself about rotary positions: in rope_parameters, rope_scaling "
+        "and rope_theta.",
+        cause="one of them was edited, or written beside the others by another version of "
+        "transformers",
+        remedy="keep what the model was trained with, and remove the others",
+    )
 
 
 def _default(settings: Settings, max_positions: int) -> Scaling:

@@ -12,13 +12,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bayesft.base import Guide, Horizon, Prompt, PyTree
 from bayesft.errors import GuideError, ModelError
+from bayesft.lm.card import require_token
 from bayesft.lm.modules.checks import LENGTH, check_forward, check_steps, vocab_size_of
 from bayesft.lm.modules.decoding import Decoding, Incremental, InitFn, LogitsFn, Recompute, StepFn
 from bayesft.lm.modules.form import Form, take_apart
+from bayesft.lm.settings import as_integer
 from bayesft.lm.text_prior import TextPrior
 from bayesft.lm.tokenizer import Tokenizer, read_tokenizer
 from bayesft.priors.corpus import distinct
@@ -196,12 +199,11 @@ def from_module(
         )
     form, params, rest = take_apart(module, variables)
     vocab_size = vocab_size_of(form, params, rest, logits_fn)
-    ends = distinct(eos)
-    if not ends or any(not 0 <= token < vocab_size for token in ends):
-        raise ModelError(
-            f"eos={eos} is no token of a vocabulary of {vocab_size}.",
-            remedy="give the id, or the ids, of the tokens that end a sequence",
-        )
+    ends = _eos(eos, vocab_size)
+    if bos is not None:
+        bos = require_token("bos", bos, vocab_size, "give the id of the token that begins a text")
+    if max_length is not None:
+        max_length = _context(max_length)
     parts = form, params, rest, logits_fn
     length = LENGTH if max_length is None else min(LENGTH, max_length)
     check_forward(*parts, length, vocab_size)
@@ -215,6 +217,28 @@ def from_module(
     name = type(module).__name__
     card = ModuleCard(name, form, logits_fn, decoding, vocab_size, ends, bos, max_length, reader)
     return ModulePrior(params, rest, card)
+
+
+def _eos(eos: Any, vocab_size: int) -> tuple[int, ...]:
+    remedy = "give the id, or the ids, of the tokens that end a sequence"
+    # As objects: True and 2.5 stay what they are.
+    tokens = np.atleast_1d(np.asarray(eos, object)).tolist()
+    if not tokens:
+        raise ModelError(
+            f"eos={eos!r} names no token.", cause="sequences would never end", remedy=remedy
+        )
+    return distinct([require_token("eos", token, vocab_size, remedy) for token in tokens])
+
+
+def _context(max_length: Any) -> int:
+    length = as_integer(max_length)
+    if length is None or length < 1:
+        raise ModelError(
+            f"max_length={max_length!r} is no context.",
+            cause="0 for a module without a limit, or something that is no integer",
+            remedy="give the number of positions that the module has, or None for no limit",
+        )
+    return length
 
 
 def _folder(path: Path) -> Path:
