@@ -69,7 +69,7 @@ class Model:
     def head_flops(self, tokens: float) -> float:
         return 2 * self.table * tokens
 
-    def cache(self, positions: int) -> int:
+    def cache(self, positions: float) -> float:
         """Bytes of keys and values of one particle."""
         heads = 2 * self.layers * self.key_heads * self.head_dim
         return heads * positions * self.itemsize
@@ -106,6 +106,11 @@ class Load:
     @property
     def length(self) -> int:
         return self.prompt + self.new
+
+    @property
+    def read(self) -> float:
+        """Positions of which a new token reads the keys, on average: caches grow in two stages."""
+        return self.prompt + 0.75 * self.new
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +180,7 @@ class Plan:
         """Flops on a device in one step; attention computes what it masks, too."""
         model, load = self.model, self.load
         tokens = load.rows * load.new
-        drawn = model.layer_flops(tokens, tokens * load.length) + model.head_flops(tokens)
+        drawn = model.layer_flops(tokens, tokens * load.read) + model.head_flops(tokens)
         scores = load.rows * (load.new * load.length + load.prompt**2)
         layers = model.layer_flops(load.rows * load.length, scores)
         # The backward pass runs the blocks again, but for their last product, which nothing needs.
@@ -221,7 +226,7 @@ class Plan:
     def seconds(self, machine: Machine, efficiency: float = 0.4) -> dict[str, float]:
         """Decoding by memory, the rest by flops at an efficiency, collectives not overlapped."""
         model, load, flops = self.model, self.load, self.flops()
-        read = model.itemsize * model.params + load.rows * model.cache(load.length)
+        read = model.itemsize * model.params + load.rows * model.cache(load.read)
         moved = self.collectives()
         rate = efficiency * machine.flops
         return {

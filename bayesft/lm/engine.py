@@ -1,7 +1,7 @@
 """Incremental decoding of P prompts × N particles with a static cache.
 
 The prompts' keys are stored once, the particles' own in one buffer per layer that is written in
-place; a state may be carried by `while_loop` and `scan`.
+place; a state may be carried by `while_loop` and `scan`. Between loops its buffers may grow.
 """
 
 from __future__ import annotations
