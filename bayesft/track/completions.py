@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bayesft.base import checked_count
+from bayesft.errors import RunError
 from bayesft.fitting.completions import Completion
 from bayesft.fitting.info import StepInfo
 from bayesft.sharding import is_writer
-from bayesft.track.schedule import require_every
 
 HEADLINE = {"reward": "reward", "kl": "KL", "ess_share": "ESS"}
 MAX_CHARACTERS = 400
@@ -34,8 +35,17 @@ def completions(every: int = 10, num: int = 4, console: Console | None = None) -
 
     They are the step's first ones, not its best ones, each with its rewards, log φ and
     log q − log π0 in nats. Nothing is decoded in between. Without a console it is stderr.
+
+    Raises RunError for an `every` below 1, a `num` below 0, and what is no console of `rich`.
     """
-    require_every(every)
+    if not isinstance(console, Console | None):
+        raise RunError(
+            f"console={console!r} is no console.",
+            cause="a file or stream.",
+            remedy="pass rich.console.Console(file=...).",
+        )
+    every = checked_count("every", every, RunError)
+    num = checked_count("num", num, RunError, least=0)
     return CompletionsTable(every, num, console or Console(stderr=True, highlight=False))
 
 
