@@ -83,7 +83,7 @@ def fit(
     `checkpoint` (`bft.io.checkpoint(folder)`) keeps the state: the same call goes on from it to
     what it would have given at once. SIGTERM then ends the fit after its step, or while it waits
     for evidence, with its state saved. Up to `max_nan_steps` steps in a row whose gradient is NaN
-    are skipped, and counted by the metric `skipped_updates`.
+    or infinite are skipped, and counted by the metric `skipped_updates`.
 
     `callbacks` are called in their order with the `StepInfo` of every step that is taken. One that
     raises ends the fit; its step stays taken, and where the fit goes on none hears of it again.

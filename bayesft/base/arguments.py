@@ -25,7 +25,7 @@ def checked_count(name: str, value: Any, error: type[BayesftError], least: int =
         raise error(
             f"{name}={value!r} is not a count of at least {least}.",
             cause="a smaller number, a float, or no number at all.",
-            remedy=f"give {name} as a whole number.",
+            remedy=f"give {name} as a whole number from {least} up.",
         )
     return count
 

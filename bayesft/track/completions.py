@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich import box
@@ -17,6 +18,8 @@ from bayesft.sharding import is_writer
 
 HEADLINE = {"reward": "reward", "kl": "KL", "ess_share": "ESS"}
 MAX_CHARACTERS = 400
+CONTROLS = dict.fromkeys([*range(32), *range(127, 160)], "·")
+"""What a terminal would obey rather than show."""
 
 
 class CompletionsTable:
@@ -65,7 +68,7 @@ def completions_table(rows: Sequence[Completion], title: str = "") -> Table:
     rewards = list(rows[0].rewards)
     scored = rows[0].log_ratio is not None
     for name in [*rewards, *(("log φ", "log q/π₀") if scored else ())]:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(Text(name), justify="right", no_wrap=True)
     for row in rows:
         cells = [Text(_one_line(row.text))]
         if any(other.prompt for other in rows):
@@ -90,11 +93,11 @@ def headline(info: StepInfo) -> str:
 
 
 def _signed(number: float | None) -> str:
-    if number is None:
+    if number is None or math.isnan(number):
         return "–"
     return f"{number:+.2f}" if abs(number) >= 0.005 else "0.00"
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join(text.split()).translate(CONTROLS)
     return line if len(line) <= MAX_CHARACTERS else line[: MAX_CHARACTERS - 1] + "…"

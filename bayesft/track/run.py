@@ -122,13 +122,13 @@ class Run:
     def names(self) -> list[str]:
         """The metrics that any step has, in order of appearance; what is no number is none."""
         found = {
-            name: None for record in self.metrics for name in record if _is_metric(record[name])
+            name: None for record in self.metrics for name in record if is_metric(record[name])
         }
         return [name for name in found if name not in ("step", "time")]
 
     def curve(self, name: str) -> tuple[Int[np.ndarray, " S"], Float[np.ndarray, " S"]]:
         """The steps that have the metric, and its values; NaN where it was not finite."""
-        have = [record for record in self.metrics if name in record and _is_metric(record[name])]
+        have = [record for record in self.metrics if name in record and is_metric(record[name])]
         values = [np.nan if record[name] is None else record[name] for record in have]
         return np.asarray([record["step"] for record in have], int), np.asarray(values, float)
 
@@ -193,7 +193,7 @@ def _mapping(written: dict[str, Any], name: str) -> dict[str, Any]:
     return {} if found is None else {name: found}
 
 
-def _is_metric(value: Any) -> bool:
+def is_metric(value: Any) -> bool:
     """Whether a curve can hold it: a number that floats reach, or null."""
     if isinstance(value, int):
         return abs(value) < 2**1023

@@ -30,7 +30,7 @@ def test_axes_that_say_nothing_are_refused(names):
 @pytest.mark.parametrize("given", ["data", 0, [], AbstractMesh((1,), (DATA,))])
 def test_what_is_no_mesh_is_refused(given):
     with pytest.raises(MeshError, match="no mesh of devices"):
-        bft.sample(None, None, None, mesh=given)  # pyright: ignore[reportArgumentType]
+        bft.sample(None, None, None, mesh=given)
 
 
 def _tables():

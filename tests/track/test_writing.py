@@ -182,7 +182,7 @@ def test_certificates_are_checked_when_they_are_declared(target, key, error, sai
 
 def test_a_stream_is_no_console():
     with pytest.raises(RunError, match="no console"):
-        track.completions(console=sys.stderr)  # pyright: ignore[reportArgumentType]
+        track.completions(console=sys.stderr)
 
 
 # ---- configurations ------------------------------------------------------------------------------
