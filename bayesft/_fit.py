@@ -16,13 +16,13 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from bayesft.base import Checkpoint, Estimator, Guide, Key, Prompt
+from bayesft.base import Checkpoint, Estimator, Guide, Key, Prompt, checked_count
+from bayesft.errors import TargetError
 from bayesft.fitting.checks import (
     Observing,
     Preparing,
     check_callbacks,
     check_claim,
-    check_counts,
     check_fit,
     check_overlap,
     check_parts,
@@ -83,29 +83,34 @@ def fit(
     `checkpoint` (`bft.io.checkpoint(folder)`) keeps the state: the same call goes on from it to
     what it would have given at once. SIGTERM then ends the fit after its step, or while it waits
     for evidence, with its state saved. Up to `max_nan_steps` steps in a row whose gradient is NaN
-    are skipped, and counted by the metric `skipped_updates`.
+    or infinite are skipped, and counted by the metric `skipped_updates`.
+
+    `callbacks` are called in their order with the `StepInfo` of every step that is taken. One that
+    raises ends the fit; its step stays taken, and where the fit goes on none hears of it again.
 
     With a `mesh` (axes "data" and "fsdp", either or both), lanes are split over all devices and
     parameters over "fsdp"; the numbers are the same within float error, and the fitted guide stays
     on the mesh (docs/many_devices.md). Raises MeshError where lanes cannot be split over it.
 
-    Raises GuideError where the guide does not fit the target, HardConstraintError where the
-    objective is infinite, FitError where it is NaN, EstimatorError where a claim falls short of
-    what is required or a proposal has nothing to draw, CheckpointError where a checkpoint is in use
-    or of another fit, FitInterrupted on SIGTERM, and whatever evidence raises.
+    Raises TargetError where an argument is not what it should be, GuideError where the guide or
+    proposal is not, or does not fit the target, HardConstraintError where the objective is
+    infinite, FitError where it is NaN, EstimatorError where a claim falls short of what is required
+    or a proposal has nothing to draw, CheckpointError where a checkpoint is in use or of another
+    fit, FitInterrupted on SIGTERM, and whatever evidence raises.
     """
-    data = target.bind(guide) if isinstance(target, Empirical) else target
     callbacks = check_callbacks(callbacks)
-    check_fit(data, guide, objective)
-    check_parts(optimizer, estimator, key)
+    check_fit(target, guide, objective)
+    check_parts(objective, optimizer, estimator, key)
     check_overlap(overlap)
-    check_counts(
-        num_steps=num_steps,
-        prompts_per_step=prompts_per_step,
-        steps_per_recording=steps_per_recording,
-        micro_batch=1 if micro_batch is None else micro_batch,
-    )
-    check_claim(require, steps_per_recording, proposal and check_proposal(proposal, data, guide))
+    num_steps = checked_count("num_steps", num_steps, TargetError)
+    prompts_per_step = checked_count("prompts_per_step", prompts_per_step, TargetError)
+    steps_per_recording = checked_count("steps_per_recording", steps_per_recording, TargetError)
+    max_nan_steps = checked_count("max_nan_steps", max_nan_steps, TargetError, least=0)
+    if micro_batch is not None:
+        micro_batch = checked_count("micro_batch", micro_batch, TargetError)
+    proposed = None if proposal is None else check_proposal(proposal, target, guide)
+    check_claim(require, steps_per_recording, proposed)
+    data = target.bind(guide) if isinstance(target, Empirical) else target
     bound = bind(guide, data.horizon)
     frame = BoundGuide(guide.with_params(None), bound.horizon)
     order = Order(len(data.prompts), prompts_per_step, jax.random.fold_in(key, 0))
@@ -137,9 +142,10 @@ def fit(
         estimators, pending = recorder.start(params, require)
         state = first_state(params, optimizer.init(params), estimators, pending)
         state, history = keeper.resume(state, num_steps)
-        for callback in callbacks:
-            if isinstance(callback, Preparing):
-                callback.before_fit()
+        if len(history) < num_steps:
+            for callback in callbacks:
+                if isinstance(callback, Preparing):
+                    callback.before_fit()
         for step in keeper.steps(len(history), num_steps):
             started = time.perf_counter()
             recording, pending = recorder.take(state, last=step + 1 == num_steps)

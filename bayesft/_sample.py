@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jax.sharding import Mesh
 
-from bayesft.base import Key, Sampler, is_key
+from bayesft.base import Key, Sampler, require_key
 from bayesft.draws import Draws
 from bayesft.errors import SamplerError
 from bayesft.placement import over_mesh
@@ -33,10 +33,5 @@ def sample(target: Target, sampler: Sampler, key: Key, *, mesh: Mesh | None = No
             cause="a constructor that was not called, or arguments in another order.",
             remedy="pass bft.samplers.smc(num_particles=128) or another member of the room.",
         )
-    if not is_key(key):
-        raise SamplerError(
-            f"The key is not a single typed JAX key: {key!r}.",
-            cause="a seed, a batch of keys, or a key of the old uint32 kind.",
-            remedy="pass jax.random.key(seed).",
-        )
+    require_key(key, SamplerError)
     return sampler.run(target, key)

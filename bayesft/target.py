@@ -24,6 +24,7 @@ from bayesft.base import (
     Rows,
     Sum,
     Term,
+    checked_count,
     is_eos,
     pad_after_end,
     sequence_lengths,
@@ -38,19 +39,20 @@ class PromptSet:
     """Prompts of a target: their arrays `xs` [P, ...], and on the host their text and columns."""
 
     def __init__(self, prior: Prior, prompts: Sequence[Any] | None):
-        if isinstance(prompts, str | Mapping):
+        given = [""] if prompts is None else prompts
+        if isinstance(given, str | bytes | Mapping) or not np.iterable(given):
             raise PromptError(
                 f"prompts is a single {type(prompts).__name__}, not a list.",
                 cause="one prompt was given without brackets.",
                 remedy="write prompts=[...].",
             )
-        if prompts is not None and len(prompts) == 0:
+        self.prompts, self.columns = _split_columns(list(given))
+        if not self.prompts:
             raise PromptError(
                 "The prompt list is empty.",
                 cause="a filter removed every prompt, or the wrong variable was passed.",
                 remedy="give at least one prompt, or leave prompts out for the empty prompt.",
             )
-        self.prompts, self.columns = _split_columns([""] if prompts is None else list(prompts))
         tokens = [prior.encode(prompt) for prompt in self.prompts]
         self.longest = max(map(len, tokens))
         padded = np.full((len(tokens), _bucket(self.longest)), prior.eos[0], np.int32)
@@ -69,6 +71,16 @@ class PromptSet:
 
     def select(self, rows: Sequence[int]) -> PromptSet:
         """Some of the prompts, with the ids and padded length that they have here."""
+        try:
+            rows = [range(len(self))[row] for row in rows]
+        except (TypeError, IndexError):
+            rows = []
+        if not rows:
+            raise PromptError(
+                "The rows chosen are none of the prompts'.",
+                cause="an empty list, or something that is no list of numbers of prompts.",
+                remedy=f"choose from 0 … {len(self) - 1}, as in target.select([0]).",
+            )
         chosen = object.__new__(PromptSet)
         chosen.prompts = [self.prompts[row] for row in rows]
         chosen.columns = {k: [column[row] for row in rows] for k, column in self.columns.items()}
@@ -101,12 +113,12 @@ class PromptSet:
 def _split_columns(prompts: list[Any]) -> tuple[list[Any], dict[str, list[Any]]]:
     if not any(isinstance(prompt, Mapping) for prompt in prompts):
         return prompts, {}
-    names = set(prompts[0]) if isinstance(prompts[0], Mapping) else set()
+    names = {*map(str, prompts[0])} if isinstance(prompts[0], Mapping) else set()
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, Mapping) or "prompt" not in prompt or set(prompt) != names:
             raise PromptError(
                 f"Prompt {i} is not a dict with the keys {sorted(names | {'prompt'})}.",
-                cause="prompts mix dicts and text, or dicts of different keys.",
+                cause="prompts mix dicts and text, or other keys, or keys that are no text.",
                 remedy="give every prompt as a dict with 'prompt' and the same columns.",
             )
     columns = {name: [p[name] for p in prompts] for name in sorted(names - {"prompt"})}
@@ -131,6 +143,16 @@ def _content_ids(tokens: list[list[int]]) -> list[int]:
     return list(ids)
 
 
+def _require_parts(prior: Any, evidence: Any) -> None:
+    if not isinstance(prior, Prior) or not isinstance(evidence, Evidence | None):
+        raise TargetError(
+            f"A target needs a prior and evidence, not {type(prior).__name__} and "
+            f"{type(evidence).__name__}.",
+            cause="a bare function was passed as evidence, or the arguments are swapped.",
+            remedy="wrap functions: bft.evidence.reward(fn, beta=…), constraint, potential.",
+        )
+
+
 @jax.tree_util.register_pytree_node_class
 class Target:
     """p*(y | x) = π0(y | x)·φ(y, x) / Z(x) over completions of at most `max_new_tokens` tokens.
@@ -139,8 +161,8 @@ class Target:
     (only ended sequences count; Z sums φ·π0 over them) or "force" (EOS is forced at the limit).
     As a pytree its leaves are the arrays of prior and evidence; the prompts stay on the host.
 
-    Raises TargetError for a horizon below 1 or an unknown policy, PromptError for prompts that are
-    empty, malformed, or too long for the prior's context.
+    Raises TargetError for a horizon that is no count of at least 1 or an unknown policy,
+    PromptError for prompts that are empty, malformed, or too long for the prior's context.
     """
 
     def __init__(
@@ -152,21 +174,15 @@ class Target:
         max_new_tokens: int,
         eos: EosPolicy = "truncate",
     ):
-        if max_new_tokens < 1 or eos not in get_args(EosPolicy.__value__):
+        if eos not in get_args(EosPolicy.__value__):
             raise TargetError(
-                f"max_new_tokens={max_new_tokens} and eos={eos!r} declare no target.",
-                cause="a horizon below one token, or a misspelt policy.",
-                remedy='use max_new_tokens ≥ 1 and eos="truncate", "condition" or "force".',
+                f"eos={eos!r} is no policy for what happens at the limit.",
+                cause="a misspelt policy, or a token: the prior knows which tokens end a sequence.",
+                remedy='use eos="truncate", "condition" or "force".',
             )
-        if not isinstance(prior, Prior) or not isinstance(evidence, Evidence | None):
-            raise TargetError(
-                f"A target needs a prior and evidence, not {type(prior).__name__} and "
-                f"{type(evidence).__name__}.",
-                cause="a bare function was passed as evidence, or the arguments are swapped.",
-                remedy="wrap functions: bft.evidence.reward(fn, beta=…), constraint, potential.",
-            )
+        _require_parts(prior, evidence)
         self.prior = prior
-        self.horizon = Horizon(max_new_tokens, eos)
+        self.horizon = Horizon(checked_count("max_new_tokens", max_new_tokens, TargetError), eos)
         self._prompts: PromptSet | None = PromptSet(prior, prompts)
         self.evidence = self._declared(evidence)
         if prior.max_length is not None and self.num_positions > prior.max_length:
@@ -190,6 +206,7 @@ class Target:
 
     def with_evidence(self, evidence: Evidence | None) -> Target:
         """A target of the same prior, prompts and horizon, with this evidence alone."""
+        _require_parts(self.prior, evidence)
         target = self.tree_unflatten(self.horizon, (self.prior, Sum()))
         target._prompts = self.prompts
         target.evidence = target._declared(evidence)

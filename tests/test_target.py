@@ -78,6 +78,10 @@ def test_selected_prompts_keep_their_ids_and_columns():
     some.evaluate_host(np.asarray(some.xs.id), np.array([[2, 2]] * 2), np.array([1, 1]))
     assert seen == ["ab!", "a!"]
     assert len(some.prompts) == 2
+    assert target.select([-1]).xs.id == target.xs.id[2]
+    for rows in ([], [3], [0.5], 0, None):
+        with pytest.raises(PromptError, match="rows chosen"):
+            target.select(rows)
 
 
 @pytest.mark.parametrize(
@@ -85,10 +89,15 @@ def test_selected_prompts_keep_their_ids_and_columns():
     [
         ([], "empty"),
         ("ab", "single str"),
+        (b"ab", "single bytes"),
+        (3, "single int"),
         ({"prompt": "a"}, "single dict"),
         ([{"prompt": "a"}, "b"], "Prompt 1 is not a dict"),
         ([{"prompt": "a", "x": 1}, {"prompt": "b"}], "Prompt 1 is not a dict"),
         ([{"text": "a"}], "Prompt 0 is not a dict"),
+        ([{"prompt": "a", 3: 1}], "Prompt 0 is not a dict"),
+        ([[0.5]], "not a list of token ids"),
+        ([[True]], "not a list of token ids"),
         (["abc"], "cannot be written"),
     ],
 )
@@ -112,8 +121,11 @@ def test_context_is_respected():
 @pytest.mark.parametrize(
     ("arguments", "options", "said"),
     [
-        ((language(),), {"max_new_tokens": 0}, "declare no target"),
-        ((language(),), {"max_new_tokens": 2, "eos": "drop"}, "declare no target"),
+        *(
+            ((language(),), {"max_new_tokens": count}, "max_new_tokens=.* is not a count")
+            for count in (0, -1, 2.5, True, "4", None)
+        ),
+        ((language(),), {"max_new_tokens": 2, "eos": "drop"}, "eos='drop' is no policy"),
         ((language(), count_b), {"max_new_tokens": 2}, "needs a prior and evidence"),
         ((potential(count_b), language()), {"max_new_tokens": 2}, "needs a prior and evidence"),
     ],
@@ -144,6 +156,8 @@ def test_other_evidence_keeps_prompts_and_horizon():
     assert other.prompts is first.prompts and other.horizon == first.horizon
     assert other.hard and not first.hard and len(other.terms) == 1
     assert not first.with_evidence(None).terms
+    with pytest.raises(TargetError, match="needs a prior and evidence"):
+        first.with_evidence(length_of)
 
 
 def test_hard_constraints():

@@ -14,6 +14,7 @@ from bayesft.base.algorithms import (
     ScoreEstimator,
     StatefulEstimator,
 )
+from bayesft.base.arguments import checked_count, require_key, takes, whole_number
 from bayesft.base.checkpoint import Archive, Checkpoint, Notes
 from bayesft.base.distributions import (
     Distribution,
@@ -88,10 +89,14 @@ __all__ = [
     "TokenDistribution",
     "Twist",
     "TwistHead",
+    "checked_count",
     "is_eos",
     "is_key",
     "pad_after_end",
+    "require_key",
     "sequence_lengths",
     "stages",
+    "takes",
+    "whole_number",
     "with_capacity",
 ]

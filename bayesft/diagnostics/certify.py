@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from bayesft.base import Key, Prior
+from bayesft.base import Key, Prior, require_key
 from bayesft.diagnostics.bootstrap import robust_mean_interval
 from bayesft.diagnostics.bounds import log_z_lower, log_z_upper
 from bayesft.diagnostics.certificate import Certificate
@@ -65,10 +65,11 @@ def certify(
     number or the weights behind the bounds have a Pareto-k̂ above 0.7. Where limits on log Z are
     more than a nat apart the certificate is not `tight`, and prints that instead of them.
 
-    Raises SamplerError for settings out of range and draws of another target, GuideError for a
-    guide of another vocabulary, and whatever the evidence raises.
+    Raises SamplerError for settings out of range, a key, proposal or draws that are none, and draws
+    of another target, GuideError for a guide of another vocabulary, and what the evidence raises.
     """
-    _check(target, guide, proposal, level)
+    _check(target, guide, proposal, posterior_draws, level)
+    require_key(key, SamplerError)
     half = -(-require_count("num_particles", num_particles) // 2)
     num_repeats = require_count("num_repeats", num_repeats)
     explorer = guide if proposal is None else proposal
@@ -276,13 +277,22 @@ def _uniform(target: Target, key: Key, num_repeats: int) -> Array:
     return _uniforms(sample_keys(target.xs.id, key, 0, num_repeats))
 
 
-def _check(target: Target, guide: Prior, proposal: Prior | None, level: float) -> None:
+def _check(
+    target: Target, guide: Prior, proposal: Prior | None, draws: Draws | None, level: float
+) -> None:
     if not isinstance(target, Target) or not isinstance(guide, Prior):
         raise GuideError(
             f"certify needs a target and a guide, not {type(target).__name__} and "
             f"{type(guide).__name__}.",
             cause="a whole fit was passed, or the arguments are swapped.",
             remedy="call bft.certify(target, fitted.guide, key).",
+        )
+    if not isinstance(proposal, Prior | None) or not isinstance(draws, Draws | None):
+        raise SamplerError(
+            "certify takes a prior as proposal and draws as posterior_draws, not "
+            f"{type(proposal).__name__} and {type(draws).__name__}.",
+            cause="a function that makes a proposal, or arrays of tokens.",
+            remedy="pass proposal=guide, posterior_draws=certificate.posterior_draws, or neither.",
         )
     require_stand_in("The guide", guide, target, GuideError)
     if proposal is not None:

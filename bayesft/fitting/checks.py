@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import numpy as np
 
-from bayesft.base import Estimator, Guide, Key, Prior, Prompt, is_key
+from bayesft.base import Estimator, Guide, Key, Prior, Prompt, require_key, takes
 from bayesft.errors import EstimatorError, GuideError, MeshError, TargetError
+from bayesft.priors.empirical import Empirical
 from bayesft.priors.shaped import Shaped
 from bayesft.priors.validation import require_context, require_stand_in
 from bayesft.program.context import Proposal, Requirement
@@ -30,7 +30,14 @@ class Preparing(Protocol):
     def before_fit(self) -> None: ...
 
 
-def check_fit(target: Any, guide: Guide, objective: Any) -> None:
+def check_fit(target: Any, guide: Any, objective: Any) -> None:
+    if not isinstance(target, Target | Empirical):
+        raise TargetError(
+            f"A {type(target).__name__} was given as target.",
+            cause="a prior or evidence on its own, or arguments in another order.",
+            remedy="call bft.fit(bft.Target(prior, evidence, …), guide, …); of data alone "
+            "bft.empirical(completions) makes a target.",
+        )
     if not isinstance(guide, Guide):
         raise GuideError(
             f"{type(guide).__name__} is not a guide.",
@@ -50,37 +57,49 @@ def check_fit(target: Any, guide: Guide, objective: Any) -> None:
 def check_callbacks(callbacks: Any) -> tuple[Callable[[Any], object], ...]:
     """Callbacks as a tuple, for they are gone through at every step."""
     found = tuple(callbacks) if isinstance(callbacks, Iterable) else None
-    if found is None or not all(map(callable, found)):
+    if found is None or not all(takes(callback, 1) for callback in found):
         raise TargetError(
-            f"callbacks={callbacks!r} are no functions to call.",
-            cause="one callback was passed alone, or a callback's result.",
+            f"callbacks={callbacks!r} are no functions of one argument.",
+            cause="one callback was passed alone, or what makes one and was not called.",
             remedy="pass a list of functions of a StepInfo, such as [bft.track.run(folder)].",
         )
     return found
 
 
-def check_parts(optimizer: Any, estimator: Any, key: Any) -> None:
+def check_parts(objective: Any, optimizer: Any, estimator: Any, key: Any) -> None:
     parts = (
-        ("optimizer", optimizer, hasattr(optimizer, "init"), "optax.adam(1e-4)"),
+        ("objective", objective, takes(objective, 3), "bft.objectives.reverse_kl"),
+        (
+            "optimizer",
+            optimizer,
+            hasattr(optimizer, "init") and hasattr(optimizer, "update"),
+            "optax.adam(1e-4)",
+        ),
         (
             "estimator",
             estimator,
             isinstance(estimator, Estimator | None),
             "bft.estimators.leave_one_out(8)",
         ),
-        ("key", key, is_key(key), "jax.random.key(0)"),
     )
     for name, value, fits, example in parts:
         if not fits:
             raise TargetError(
                 f"{name}={value!r} is no {name}.",
-                cause="a number, or a function that makes one and was not called.",
+                cause="a number or a name, or a function that makes one and was not called.",
                 remedy=f"pass for instance {name}={example}.",
             )
+    require_key(key, TargetError)
 
 
 def check_proposal(proposal: Proposal, target: Any, guide: Guide) -> Prior:
     """What the guide's sequences are drawn from at the start."""
+    if not takes(proposal, 1):
+        raise GuideError(
+            f"The proposal is a {type(proposal).__name__}, and no function of a guide.",
+            cause="a prior was passed, which would not follow the guide while it learns.",
+            remedy="pass a function such as lambda guide: bft.priors.shaped(guide, top_p=0.95).",
+        )
     found = proposal(guide)
     theirs = (found.vocab_size, found.eos) if isinstance(found, Prior) else None
     if theirs != (guide.vocab_size, guide.eos):
@@ -121,11 +140,3 @@ def check_overlap(overlap: bool) -> None:
             "order than the models do, and so wait forever.",
             remedy="leave out overlap= on several hosts.",
         )
-
-
-def check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if not isinstance(count, int | np.integer):
-            raise TargetError(f"{name}={count!r} is no whole number.", remedy="pass an integer.")
-        if count < 1:
-            raise TargetError(f"{name}={count} leaves nothing to do.", remedy="use at least 1.")

@@ -11,7 +11,7 @@ from bayesft.program.record import Recording
 
 
 def num_nan(values: list[tuple[float, float]]) -> int:
-    """How many updates of a step had a value or gradient that is no number, and did nothing."""
+    """How many updates of a step had a value or gradient that is not finite, and did nothing."""
     return sum(not np.isfinite(pair).all() for pair in values)
 
 

@@ -17,7 +17,8 @@ from bayesft.target import Target
 def settings_of(key: Key, data: Any, **given: Any) -> Notes:
     """The settings of a fit, as JSON: what they are named, for errors that say what differs.
 
-    Weights, functions, columns and optimisers have names and shapes here, not contents.
+    Functions have names here, not contents; weights, columns of prompts and the optimiser are not
+    among them.
     """
     named = {name: _named(value) for name, value in given.items()}
     found = {

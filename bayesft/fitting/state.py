@@ -21,8 +21,8 @@ class FitState:
 
     `step` counts the steps taken, `params` and `optimizer` are the guide's parameters and the
     optimiser's state, `estimators` the states of estimators that keep one. `nan_steps` counts the
-    steps just taken, in a row, whose gradient was NaN. `pending` is the recording of the next step
-    where it is made one step ahead.
+    steps just taken, in a row, whose gradient was NaN or infinite. `pending` is the recording of
+    the next step where it is made one step ahead.
     """
 
     step: Int[Array, ""]

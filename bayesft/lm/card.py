@@ -9,10 +9,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from bayesft.base import whole_number
 from bayesft.errors import ModelError
 from bayesft.lm.architecture import Architecture
 from bayesft.lm.families import read_architecture
-from bayesft.lm.settings import as_integer
 from bayesft.lm.tokenizer import Tokenizer
 from bayesft.priors.corpus import distinct
 
@@ -73,7 +73,7 @@ def make_card(
 
 def require_token(name: str, value: Any, vocab_size: int, remedy: str) -> int:
     """The value as an id of a vocabulary; raises ModelError for anything else."""
-    token = as_integer(value)
+    token = whole_number(value)
     if token is None or not 0 <= token < vocab_size:
         raise ModelError(
             f"{name} {value!r} is no token of a vocabulary of {vocab_size}.",

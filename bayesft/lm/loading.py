@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from bayesft import sharding
-from bayesft.base import Key
+from bayesft.base import Key, require_key
 from bayesft.errors import GuideError, ModelError
 from bayesft.io.files import read_json
 from bayesft.io.hub import find_folder, is_name
@@ -126,6 +126,7 @@ def initialise(
     tokenizer.json; the files beside it are read too. Raises ModelError as `load` does, and for a
     deviation that is no positive number.
     """
+    require_key(key, ModelError)
     dtype, config = _floating(dtype), _plain(config)
     reader = _tokenizer_at(Path(tokenizer)) if tokenizer is not None else None
     name = str(config.get("model_type"))

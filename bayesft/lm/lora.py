@@ -13,14 +13,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bayesft.base import Guide, Key, PyTree, is_key
+from bayesft.base import Guide, Key, PyTree, checked_count, require_key
 from bayesft.errors import GuideError
 from bayesft.lm.adapters import places, save_adapter
 from bayesft.lm.card import Card
 from bayesft.lm.decoder import PRODUCTS, Decoder, RematPolicy, require_policy, structure
 from bayesft.lm.language_model import DecoderPrior, LanguageModel
 from bayesft.lm.linear import Adapter, full
-from bayesft.lm.settings import as_integer
 from bayesft.lm.targets import resolve
 
 
@@ -84,20 +83,9 @@ def lora(
             f"lora adapts a language model, not a {type(lm).__name__}.",
             remedy="give what bft.lm.load returns; merge() or language_model() make one of a guide",
         )
-    if not is_key(key):
-        raise GuideError(
-            f"The key is not a single typed JAX key: {key!r}.",
-            cause="a seed, a batch of keys, or a key of the old uint32 kind.",
-            remedy="pass jax.random.key(seed).",
-        )
-    size = as_integer(rank)
-    if size is None or size < 1:
-        raise GuideError(
-            f"The rank of an adapter is {rank!r}.",
-            cause="a share of the width instead of a number of columns, or a text.",
-            remedy="give an integer of at least 1",
-        )
-    alpha = 2.0 * size if alpha is None else alpha
+    require_key(key, GuideError)
+    rank = checked_count("rank", rank, GuideError)
+    alpha = 2.0 * rank if alpha is None else alpha
     if not isinstance(alpha, Real) or isinstance(alpha, bool) or not math.isfinite(alpha):
         raise GuideError(
             f"alpha is {alpha!r}.",
@@ -120,7 +108,7 @@ def lora(
             f"{lm.name} has no module {absent} to adapt.",
             remedy=f"choose from: {', '.join(architecture.modules)}",
         )
-    adapter = Adapter(size, float(alpha), False, slots)
+    adapter = Adapter(rank, float(alpha), False, slots)
     _, _, shapes = structure(architecture, adapter)
     paths, tree = jax.tree.flatten_with_path(shapes)
     keys = jax.random.split(key, len(paths))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,14 +21,6 @@ INERT = re.compile(
 """Settings that do not change the logits of a forward pass without dropout. `auto_map` names code
 in the folder, which is never run: `model_type` alone decides, as in transformers by default.
 Settings of generation, which old configs hold, are none of a prior."""
-
-
-def as_integer(value: Any) -> int | None:
-    """The value as an int, whatever library's it is; None for anything else, True and False too."""
-    try:
-        return None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        return None
 
 
 class Settings:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bayesft.base import Enumerable, Guide, Horizon, Prior, Prompt, PyTree
+from bayesft.base import Enumerable, Guide, Horizon, Prior, Prompt, PyTree, whole_number
 from bayesft.errors import NotEnumerableError, PromptError
 
 MAX_OUTCOMES = 1_000_000
@@ -122,16 +122,17 @@ def encode_greedily(text: str, vocabulary: Sequence[str]) -> list[int]:
 
 def _check_ids(prompt: Any, vocab_size: int) -> list[int]:
     try:
-        ids = [int(token) for token in prompt]
+        ids = [int(t) if isinstance(t, str) else whole_number(t) for t in prompt]
     except (TypeError, ValueError):
-        ids = None
-    if ids is None or any(not 0 <= token < vocab_size for token in ids):
+        ids = [None]
+    found = [token for token in ids if token is not None and 0 <= token < vocab_size]
+    if len(found) < len(ids):
         raise PromptError(
             f"The prompt {prompt!r} is not a list of token ids below {vocab_size}.",
             cause="this prior has no tokenizer for text of this form.",
             remedy="give token ids, or a prior with a vocabulary.",
         )
-    return ids
+    return found
 
 
 def enumerate_sequences(prior: Prior, horizon: Horizon) -> Int[np.ndarray, "M T"]:

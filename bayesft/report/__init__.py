@@ -1,9 +1,9 @@
 """Reports: what draws, fits and certificates look like in a terminal.
 
 Contract. Every file holds one kind of thing to show: a function or dataclass from arrays and
-results to something that `rich` prints. Nothing here samples, fits, or asks a model; nothing prints
-by itself but `progress`. What is shown fits the width that the console has, and does without
-colours and block characters where the console lacks them.
+results to something that `rich` prints, or to SVG or HTML text. Nothing here samples, fits, or asks
+a model; nothing prints by itself but `progress`. What is printed fits the width that the console
+has, and does without colours and block characters where the console lacks them.
 
     completions   distributions side by side: text, reward, log-weight, rank
     estimates     log Z and ESS by sampler

@@ -30,7 +30,7 @@ def certificates_table(
     if end > 0:
         table.add_column(_axis(end), no_wrap=True)
     for name, certificate in certificates.items():
-        cells: list[str | Text] = [name, *_limits(certificate, prompt)]
+        cells: list[str | Text] = [Text(name), *_limits(certificate, prompt)]
         if end > 0:
             cells.append(_whisker(certificate.reverse_kl, prompt, end, style))
         table.add_row(*cells)

@@ -19,6 +19,8 @@ NUM_HOVERS = 100
 MAX_NAME = 48
 FEW = 12
 """So few values are joined as they are."""
+LARGEST = 1e100
+"""Axes end here: averages square what stands on them."""
 
 STYLE = """
 .chart { width: 100%; height: auto; display: block;
@@ -148,7 +150,7 @@ def _range(seen: list[np.ndarray]) -> tuple[float, float]:
     """Ends of an axis that show the bulk: where there are many values, not the odd one far away."""
     ends = []
     for values in seen:
-        known = values[np.isfinite(values)]
+        known = np.clip(values[np.isfinite(values)], -LARGEST, LARGEST)
         if not len(known):
             continue
         low, high = float(known.min()), float(known.max())

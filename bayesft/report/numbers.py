@@ -14,20 +14,22 @@ def percent(value: float) -> str:
 
 
 def signed(value: float | None) -> str:
-    """Two decimals with a sign, where it is not 0."""
-    if value is None:
+    """Two decimals with a sign, where it is not 0; a dash for what is not known."""
+    if value is None or math.isnan(value):
         return "–"
     return f"{value:+.2f}".replace("-", "−") if abs(value) >= 0.005 else "0.00"
 
 
 def number(value: float) -> str:
-    """Three significant digits, with k and M for thousands and millions."""
+    """Three significant digits, or whole below 10k; k, M and G for what is larger."""
     if not math.isfinite(value):
         return "–"
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= size:
-            return f"{value / (1e3 if suffix == 'k' else size):.3g}{suffix}".replace("-", "−")
-    text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    size = abs(float(f"{value:.3g}"))  # 999.9 reads 1000, and 999,900 1M
+    text = f"{value:.0f}" if 1e3 <= size < 1e4 else f"{value:.3g}"
+    for unit, suffix, least in ((1e9, "G", 1e9), (1e6, "M", 1e6), (1e3, "k", 1e4)):
+        if least <= size < 1e12:
+            text = f"{value / unit:.3g}{suffix}"
+            break
     return text.replace("-", "−")
 
 

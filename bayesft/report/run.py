@@ -16,7 +16,7 @@ from bayesft.report.numbers import number, percent, signed
 from bayesft.report.page import Html, Section, page
 from bayesft.report.smoothing import last_tenth
 from bayesft.track.config import text
-from bayesft.track.run import Run
+from bayesft.track.run import Run, is_metric
 
 CAPTIONS = {
     "objective": "what is minimised, in nats",
@@ -230,9 +230,9 @@ def _certificates(run: Run) -> Iterator[Section]:
     levels = run.curve("certificate/level")[1]
     known = f" with probability {levels[-1]:.0%}" if np.isfinite(levels[-1:]).any() else ""
     prose = (
-        f"Limits that hold{known} at any one step, for means over the "
-        "certified prompts. Dashed ones rest on approximate draws of the posterior and are not "
-        "certified; a whisker without an end has no limit there."
+        f"Limits that hold{known} at any one step, for means over the prompts of the certificate. "
+        "Dashed ones rest on approximate draws of the posterior and are not certified; a whisker "
+        "without an end has no limit there."
     )
     charts = "".join(limits_svg(limits, run.metrics[-1]["step"]) for limits in found)
     yield Section("Certificates", prose, Html(f'<div class="grid">{charts}</div>'))
@@ -267,7 +267,7 @@ def _rewards(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _score(value: Any) -> str:
-    return signed(value if isinstance(value, int | float) and value == value else None)
+    return signed(value if is_metric(value) else None)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

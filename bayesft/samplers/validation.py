@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from bayesft.base import HostEvidence, Twist
+from bayesft.base import HostEvidence, Twist, checked_count
 from bayesft.errors import EvidenceError, SamplerError
 from bayesft.target import Target
 
 
 def require_count(name: str, value: Any) -> int:
     """The value as an int of at least 1; raises SamplerError for anything else."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = 0
-    if isinstance(value, bool) or count < 1:
-        raise SamplerError(
-            f"{name}={value!r} is not a count of at least 1.",
-            cause="zero, a negative number, or a float.",
-            remedy=f"give {name} as a positive integer.",
-        )
-    return count
+    return checked_count(name, value, SamplerError)
 
 
 def require_log_densities(
@@ -72,9 +61,13 @@ def require_twists(twist: Twist, log_weights: Float[ArrayLike, "P N"]) -> None:
 
 def require_level(level: float) -> None:
     """Raises SamplerError for a level of confidence that is no probability."""
-    if not 0 < level < 1:
+    try:
+        inside = bool(0 < level < 1)
+    except (TypeError, ValueError):  # no number, or several
+        inside = False
+    if not inside:
         raise SamplerError(
-            f"level={level} is not between 0 and 1.",
-            cause="a percentage instead of a probability.",
+            f"level={level!r} is not between 0 and 1.",
+            cause="a percentage, or no number at all.",
             remedy="use level=0.9.",
         )

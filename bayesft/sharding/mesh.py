@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -21,8 +22,8 @@ PARAMETERS = "fsdp"
 def on(mesh: Mesh | None) -> Iterator[None]:
     """Run what is inside over the devices of a mesh; None changes nothing.
 
-    Raises MeshError for axes other than "data" and "fsdp", and for a mesh that leaves out a
-    process.
+    Raises MeshError for what is no mesh, for axes other than "data" and "fsdp", and for a mesh that
+    leaves out a process.
     """
     if mesh is None:
         yield
@@ -52,7 +53,13 @@ def num_shares() -> int:
     return math.prod(axis_sizes().values())
 
 
-def _check(mesh: Mesh) -> None:
+def _check(mesh: Any) -> None:
+    if not isinstance(mesh, Mesh):
+        raise MeshError(
+            f"mesh={mesh!r} is no mesh of devices.",
+            cause="a list of devices, the name of an axis, or a mesh without devices.",
+            remedy='make it as jax.make_mesh((8,), ("data",)).',
+        )
     names = tuple(map(str, mesh.axis_names))
     if not names or not set(names) <= set(ROWS):
         raise MeshError(

@@ -1,12 +1,12 @@
 """Trackers: callbacks of `bft.fit` that write down, send or show what a run does.
 
 Contract. A tracker is made before the fit and refuses then what cannot work: a folder that cannot
-be written to, a library that is missing. What only the mesh of a fit can tell, it refuses in its
-`before_fit`, called before the first step. It is called with a `StepInfo` after every step, logs
-`info.scalars` under the names that these have, asks for guide or completions only where they are
-its business, and changes nothing of the fit. Callbacks run in their order: one that adds metrics,
-as `certificates` does, stands before those that should log them. Nothing is imported for a service
-that is not used.
+be written to, a library that is missing, a target without a density. What only the mesh of a fit
+can tell, it refuses in its `before_fit`, called before the first step. It is called with a
+`StepInfo` after every step, logs `info.scalars` under the names that these have, asks for guide or
+completions only where they are its business, and changes nothing of the fit. Callbacks run in their
+order: one that adds metrics, as `certificates` does, stands before those that should log them.
+Nothing is imported for a service that is not used.
 
     run                 a folder: metrics and completions as JSON lines, and the configuration
     tensorboard         event files

@@ -5,14 +5,14 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from bayesft.base import Key
+from bayesft.base import Key, checked_count, require_key
 from bayesft.diagnostics import Certificate, certify
 from bayesft.diagnostics.posterior import draw_posterior
 from bayesft.draws import Draws
+from bayesft.errors import RunError, SamplerError, TargetError
 from bayesft.fitting.info import StepInfo
 from bayesft.samplers.validation import require_count, require_level
 from bayesft.target import Target
-from bayesft.track.schedule import require_every
 
 BOUNDED = ("log_z", "reverse_kl", "forward_kl")
 
@@ -74,12 +74,21 @@ def certificates(
 
     A certificate costs 2·`num_particles`·`num_repeats` completions per prompt: give a few prompts,
     `target.select([0, 1])`. Posterior draws are made before the first step and serve every
-    certificate. Stands before the trackers that should log it. Raises like `bft.certify`, before
-    the first step MeshError where the mesh of the fit cannot split the prompts.
+    certificate. Stands before the trackers that should log it. Raises TargetError for a target
+    without a density, RunError for an `every` below 1, else like `bft.certify`; before the first
+    step MeshError where the mesh of the fit cannot split the prompts.
     """
-    require_every(every)
+    if not isinstance(target, Target):
+        raise TargetError(
+            f"A certificate needs a target with a density, not {type(target).__name__}.",
+            cause="an empirical target, which has completions and no density, or a prior.",
+            remedy="pass bft.Target(prior, evidence, …).",
+        )
+    every = checked_count("every", every, RunError)
+    require_key(key, SamplerError)
     require_level(level)
-    settings = {"num_particles": num_particles, "num_repeats": num_repeats}
-    for name, count in settings.items():
-        require_count(name, count)
+    settings = {
+        "num_particles": require_count("num_particles", num_particles),
+        "num_repeats": require_count("num_repeats", num_repeats),
+    }
     return Certificates(target, every, key, level, settings)

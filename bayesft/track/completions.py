@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich import box
@@ -9,13 +10,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bayesft.base import checked_count
+from bayesft.errors import RunError
 from bayesft.fitting.completions import Completion
 from bayesft.fitting.info import StepInfo
 from bayesft.sharding import is_writer
-from bayesft.track.schedule import require_every
 
 HEADLINE = {"reward": "reward", "kl": "KL", "ess_share": "ESS"}
 MAX_CHARACTERS = 400
+CONTROLS = dict.fromkeys([*range(32), *range(127, 160)], "·")
+"""What a terminal would obey rather than show."""
 
 
 class CompletionsTable:
@@ -34,8 +38,17 @@ def completions(every: int = 10, num: int = 4, console: Console | None = None) -
 
     They are the step's first ones, not its best ones, each with its rewards, log φ and
     log q − log π0 in nats. Nothing is decoded in between. Without a console it is stderr.
+
+    Raises RunError for an `every` below 1, a `num` below 0, and what is no console of `rich`.
     """
-    require_every(every)
+    if not isinstance(console, Console | None):
+        raise RunError(
+            f"console={console!r} is no console.",
+            cause="a file or stream.",
+            remedy="pass rich.console.Console(file=...).",
+        )
+    every = checked_count("every", every, RunError)
+    num = checked_count("num", num, RunError, least=0)
     return CompletionsTable(every, num, console or Console(stderr=True, highlight=False))
 
 
@@ -55,7 +68,7 @@ def completions_table(rows: Sequence[Completion], title: str = "") -> Table:
     rewards = list(rows[0].rewards)
     scored = rows[0].log_ratio is not None
     for name in [*rewards, *(("log φ", "log q/π₀") if scored else ())]:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(Text(name), justify="right", no_wrap=True)
     for row in rows:
         cells = [Text(_one_line(row.text))]
         if any(other.prompt for other in rows):
@@ -80,11 +93,11 @@ def headline(info: StepInfo) -> str:
 
 
 def _signed(number: float | None) -> str:
-    if number is None:
+    if number is None or math.isnan(number):
         return "–"
     return f"{number:+.2f}" if abs(number) >= 0.005 else "0.00"
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join(text.split()).translate(CONTROLS)
     return line if len(line) <= MAX_CHARACTERS else line[: MAX_CHARACTERS - 1] + "…"

@@ -8,25 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bayesft.errors import RunError
+from bayesft.track.config import text
 
 
-def require_folder(folder: Path, files: Sequence[str] = ()) -> None:
-    """Make the folder and try it and those files that it has already.
+def require_folder(folder: str | Path, files: Sequence[str] = ()) -> Path:
+    """Make the folder and try it and those files that it has already; its path.
 
-    Raises RunError where one of them cannot be written.
+    Raises RunError where one of them cannot be written, and for what is no path.
     """
     what = f"The folder {folder}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
             pass
-        for what in map(str, map(folder.joinpath, files)):
+        for what in map(str, map(path.joinpath, files)):
             if os.path.lexists(what):
                 with open(what, "ab"):
                     pass
-    except OSError as error:
+    except (OSError, TypeError, ValueError) as error:
         raise RunError(
-            f"{what} cannot be written: {error.strerror}.",
-            cause="a file or folder of that name, or a place without permission.",
+            f"{text(what)} cannot be written: {getattr(error, 'strerror', None) or error}.",
+            cause="a file or folder of that name, a place without permission, or no path at all.",
             remedy="name another folder.",
         ) from error
+    return path

@@ -18,13 +18,13 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from bayesft.base import checked_count
 from bayesft.errors import RunError
 from bayesft.fitting.info import StepInfo
 from bayesft.sharding import is_writer
 from bayesft.track.config import config_of, described
 from bayesft.track.folder import require_folder
 from bayesft.track.lines import Lines, read_lines, warn_unwritten
-from bayesft.track.schedule import require_every
 
 CONFIG, METRICS, COMPLETIONS = "config.json", "metrics.jsonl", "completions.jsonl"
 
@@ -98,13 +98,14 @@ def run(
     a number is infinite or NaN. A run that goes on from a checkpoint appends to the same folder;
     `read_run` gives the last line of every step.
 
-    Raises RunError where the folder cannot be written, or the config is none. Where that turns out
-    during the fit, on a full disk, a RunWarning says so and the fit goes on.
+    Raises RunError where the folder cannot be written, the config is none, `completions_every` is
+    below 1 or `num_completions` below 0. Where a full disk shows during the fit, a RunWarning says
+    so and the fit goes on.
     """
-    require_every(completions_every)
+    every = checked_count("completions_every", completions_every, RunError)
+    num = checked_count("num_completions", num_completions, RunError, least=0)
     found = config_of(config)
-    require_folder(Path(folder), (CONFIG, METRICS, COMPLETIONS))
-    return RunFolder(Path(folder), found, completions_every, num_completions)
+    return RunFolder(require_folder(folder, (CONFIG, METRICS, COMPLETIONS)), found, every, num)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,13 +122,13 @@ class Run:
     def names(self) -> list[str]:
         """The metrics that any step has, in order of appearance; what is no number is none."""
         found = {
-            name: None for record in self.metrics for name in record if _is_metric(record[name])
+            name: None for record in self.metrics for name in record if is_metric(record[name])
         }
         return [name for name in found if name not in ("step", "time")]
 
     def curve(self, name: str) -> tuple[Int[np.ndarray, " S"], Float[np.ndarray, " S"]]:
         """The steps that have the metric, and its values; NaN where it was not finite."""
-        have = [record for record in self.metrics if name in record and _is_metric(record[name])]
+        have = [record for record in self.metrics if name in record and is_metric(record[name])]
         values = [np.nan if record[name] is None else record[name] for record in have]
         return np.asarray([record["step"] for record in have], int), np.asarray(values, float)
 
@@ -137,8 +138,16 @@ def read_run(folder: str | Path) -> Run:
 
     Raises RunError where there is no run, no step yet, or a line that is no record.
     """
-    folder = Path(folder)
-    if not (folder / METRICS).is_file():
+    try:
+        folder = Path(folder)
+        found = (folder / METRICS).is_file()
+    except (OSError, TypeError) as error:
+        raise RunError(
+            f"{folder} cannot be looked into: {error}.",
+            cause="a place without permission, or something that is no path.",
+            remedy="name the folder of a run.",
+        ) from error
+    if not found:
         raise RunError(
             f"There is no run at {folder}: {METRICS} is missing.",
             cause="another folder, a fit without a tracker, or one before its first step.",
@@ -184,7 +193,7 @@ def _mapping(written: dict[str, Any], name: str) -> dict[str, Any]:
     return {} if found is None else {name: found}
 
 
-def _is_metric(value: Any) -> bool:
+def is_metric(value: Any) -> bool:
     """Whether a curve can hold it: a number that floats reach, or null."""
     if isinstance(value, int):
         return abs(value) < 2**1023

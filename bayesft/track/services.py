@@ -33,7 +33,8 @@ def weights_and_biases(
 
     `options` go to `wandb.init`: `mode="offline"` keeps the run on this machine, `id=` and
     `resume="allow"` go on with an older one (steps that it has already are ignored there).
-    Raises RunError where wandb is not installed, and what `wandb.init` raises.
+    Raises RunError where wandb is not installed or the config is none, and what `wandb.init`
+    raises.
     """
     return _service("wandb", project, name, config, options)
 
@@ -44,7 +45,7 @@ def trackio(
     """A callback that logs every metric to a new run of trackio, in `.run`.
 
     `options` go to `trackio.init`: `space_id=` sends the run to a Space, `resume="allow"` goes on
-    with the one of that name. Raises RunError where trackio is not installed.
+    with the one of that name. Raises RunError where trackio is not installed or the config is none.
     """
     return _service("trackio", project, name, config, options)
 

@@ -115,5 +115,4 @@ def tensorboard(folder: str | Path, config: Mapping[str, Any] | None = None) -> 
             remedy="pip install 'bayesft[track]'.",
         ) from error
     found = config_of(config)
-    require_folder(Path(folder))
-    return TensorBoard(Path(folder), found)
+    return TensorBoard(require_folder(folder), found)

@@ -1,7 +1,6 @@
 """`bayesft fit`, then what its guide is good for: `sample --proposal` and `certify`."""
 
 import json
-import types
 
 import jax
 import numpy as np
@@ -164,11 +163,11 @@ def test_a_level_is_a_probability(invoke, tmp_path, level):
 def test_certificates_stand_before_the_trackers_that_log_them(tmp_path):
     from bayesft.report.progress import Reporter
 
-    target = types.SimpleNamespace(prompts=[""] * 9, select=len)
+    target = bft.Target(LANGUAGE, prompts=[[]] * 9, max_new_tokens=1)
     watch = WatchOptions(run=tmp_path / "run", show_every=2, certify_every=3)
     made = _trackers(target, {"seed": 0}, watch, Reporter())
     assert [type(each) for each in made] == [Certificates, RunFolder, CompletionsTable]
-    assert made[0].target == 4 and made[0].every == 3
+    assert len(made[0].target.prompts) == 4 and made[0].every == 3
     assert _trackers(target, {"seed": 0}, WatchOptions(), Reporter()) == []
 
 

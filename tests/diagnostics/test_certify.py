@@ -165,7 +165,7 @@ def test_the_prior_itself_can_be_certified():
     assert certificate.reverse_kl.contains(require["reverse_kl"])[0]
 
 
-@pytest.mark.parametrize("level", [0.0, 1.0, 90])
+@pytest.mark.parametrize("level", [0.0, 1.0, 90, "0.9", None])
 def test_levels_are_probabilities(level):
     with pytest.raises(SamplerError, match="level="):
         certify(many(), guide(), jax.random.key(0), level=level)
@@ -180,6 +180,11 @@ def test_what_does_not_fit_is_refused():
         certify(target, markov(np.zeros(2), np.zeros((2, 2)), eos=1), key)
     with pytest.raises(SamplerError, match="num_particles"):
         certify(target, guide(), key, num_particles=0)
+    with pytest.raises(SamplerError, match="single typed JAX key"):
+        certify(target, guide(), jax.random.PRNGKey(0))
+    for options in ({"proposal": "x"}, {"posterior_draws": np.zeros((1, 1, 4))}):
+        with pytest.raises(SamplerError, match="takes a prior as proposal and draws"):
+            certify(target, guide(), key, **options)
     other = Target(language(), COUNT, max_new_tokens=3)
     draws = certify(other, guide(), key, **SMALL).posterior_draws
     with pytest.raises(SamplerError, match="draws of another target"):

@@ -3,6 +3,7 @@
 import pytest
 from fitting.tiny import fit
 
+import bayesft as bft
 from bayesft.errors import TargetError
 
 
@@ -24,7 +25,31 @@ def test_a_callback_that_raises_keeps_the_step_from_no_other():
     assert seen == [0, 1]
 
 
-@pytest.mark.parametrize("given", [None, print, [None]])
-def test_what_is_no_list_of_functions_is_refused(given):
+class Fails:
+    """A callback that raises at the last of two steps."""
+
+    def __init__(self):
+        self.heard: list[object] = []
+
+    def before_fit(self):
+        self.heard.append("before")
+
+    def __call__(self, info):
+        self.heard.append(info.step)
+        if info.last:
+            raise RuntimeError("the service is down")
+
+
+def test_of_a_last_step_that_was_taken_none_hears_again(tmp_path):
+    callback = Fails()
+    with pytest.raises(RuntimeError, match="service is down"):
+        fit(2, callbacks=[callback], checkpoint=bft.io.checkpoint(tmp_path))
+    fitted = fit(2, callbacks=[callback], checkpoint=bft.io.checkpoint(tmp_path))
+    assert callback.heard == ["before", 0, 1]
+    assert [info.step for info in fitted.history] == [0, 1]
+
+
+@pytest.mark.parametrize("given", [None, print, [None], [lambda: 0]])
+def test_what_is_no_list_of_functions_of_a_step_is_refused(given):
     with pytest.raises(TargetError, match=r"callbacks="):
         fit(1, callbacks=given)

@@ -213,8 +213,6 @@ def test_a_proposal_is_checked():
     with pytest.raises(bft.errors.EstimatorError, match="never drawn"):
         top_p = lambda guide: bft.priors.shaped(guide, top_p=0.9)
         fit(1, proposal=top_p, require="unbiased")
-    with pytest.raises(bft.errors.GuideError, match="makes a int of a guide"):
-        fit(1, proposal=lambda guide: 1)
     warm = lambda guide: bft.priors.shaped(guide, temperature=1.5)
     for unrecorded in (bft.objectives.forward_kl(bft.samplers.importance(4)), on_every_path):
         with pytest.raises(bft.errors.EstimatorError, match="draws no sequence from it"):

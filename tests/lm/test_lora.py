@@ -1,6 +1,7 @@
 """LoRA guides: equal to the prior at the start, factors alone trainable, exact in PEFT's format."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -115,7 +116,7 @@ def test_targets_are_named_as_in_peft(tiny, targets, chosen: set[str]):
 def test_mistakes_are_named(tiny, guide):
     key = jax.random.key(0)
     for rank in (0, -1, 2.5, "8", None, True):
-        with pytest.raises(GuideError, match=f"rank of an adapter is {rank!r}"):
+        with pytest.raises(GuideError, match=re.escape(f"rank={rank!r} is not a count")):
             bayesft.lm.lora(tiny, rank=rank, key=key)
     for alpha in (float("nan"), "x", True, [8.0]):
         with pytest.raises(GuideError, match="alpha is"):

@@ -364,7 +364,7 @@ def test_steps_that_disagree_are_refused(init, step, message: str):
         (dict(module=Averages(), eos=[]), "names no token"),
         *((dict(module=Averages(), eos=0, bos=wrong), "bos .* no token of a vocabulary of 4")
           for wrong in (V, -1, True, [1], "1")),
-        *((dict(module=Averages(), eos=0, max_length=wrong), "is no context")
+        *((dict(module=Averages(), eos=0, max_length=wrong), "is not a count of at least 1")
           for wrong in (0, -3, 2.5, "8", True)),
         (dict(module=Averages(), eos=0, logits_fn=lambda m, t: (m(t), None)), r"not logits"),
         (dict(module=Averages(), eos=0, logits_fn=lambda m, t: m(t)[:, 0]), r"not logits"),

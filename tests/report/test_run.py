@@ -131,7 +131,9 @@ def test_limits_have_a_whisker_each_and_none_where_there_is_no_limit():
 
 def test_numbers_are_short_and_ticks_are_round():
     shown = [number(v) for v in (0.123456, -1234.5, 123456.0, 2.5e6, 1e9, np.nan, 0.0)]
-    assert [signed(v) for v in (-0.001, 1.5, -2.0, None)] == ["0.00", "+1.50", "−2.00", "–"]
+    edges = [number(v) for v in (999.4, 999.6, 9996.0, 999_400, 999_600, -999.6e6, 2e12)]
+    assert edges == ["999", "1000", "10k", "999k", "1M", "−1G", "2e+12"]
+    assert [signed(v) for v in (-0.001, 1.5, -2.0, np.nan)] == ["0.00", "+1.50", "−2.00", "–"]
     assert shown == ["0.123", "−1234", "123k", "2.5M", "1G", "–", "0"]
     for low, high in ((0, 1), (-3.2, 17), (1e-5, 3e-5), (0, 99), (1e6, 3e6)):
         found = ticks(low, high)
@@ -223,18 +225,25 @@ def test_every_value_can_be_read_off(tmp_path, name):
 
 def test_what_cannot_be_drawn_is_left_out(tmp_path):
     records = [
-        {"step": 0, "loss": 1.5, "phase": "train", "step_time": "long", "num_tokens": {}},
-        {"step": 1, "loss": {"a": 1}, "phase": [2], "huge": 10**400, "\ud83d": 1.0},
+        {
+            "step": 0,
+            "loss": 1.5,
+            "phase": "train",
+            "step_time": "long",
+            "num_tokens": {},
+            "a": 1e308,
+        },
+        {"step": 1, "loss": {"a": 1}, "phase": [2], "huge": 10**400, "\ud83d": 1.0, "a": -1e308},
     ]
     config = {"config": [1], "environment": "\ud83d"}
     page = written(tmp_path / "run", records, config=config)
-    assert [texts(svg)[0] for svg in charts(page)] == ["loss", "\\ud83d"]
+    assert [texts(svg)[0] for svg in charts(page)] == ["loss", "a", "\\ud83d"]
     assert "step 0: 1.5<" in page and ">[1]<" in page
     page.encode()
 
 
 def test_completions_that_are_none_are_left_out(tmp_path):
-    good = {"text": "here", "rewards": {"r": "high"}, "log_evidence": float("nan")}
+    good = {"text": "here", "rewards": {"r": "high", "s": 10**400}, "log_evidence": float("nan")}
     records = [
         {"step": 0, "text": "x"},
         {"step": 1, "completions": 3},

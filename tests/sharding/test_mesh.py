@@ -27,6 +27,12 @@ def test_axes_that_say_nothing_are_refused(names):
         bft.sample(target, bft.samplers.importance(2), jax.random.key(0), mesh=mesh)
 
 
+@pytest.mark.parametrize("given", ["data", 0, [], AbstractMesh((1,), (DATA,))])
+def test_what_is_no_mesh_is_refused(given):
+    with pytest.raises(MeshError, match="no mesh of devices"):
+        bft.sample(None, None, None, mesh=given)
+
+
 def _tables():
     return np.log(np.full(3, 1 / 3)), np.log(np.full((3, 3), 1 / 3))
 

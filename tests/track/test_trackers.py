@@ -359,6 +359,10 @@ def test_a_table_without_scores_or_prompts_has_no_columns_for_them():
 
     screen = Console(file=io.StringIO(), width=60, color_system=None)
     screen.print(completions_table([Completion("", "a [b]\nc" + "x" * 500, {}, None, None)]))
+    odd = {"r[/b]": float("nan"), "s": float("-inf")}
+    screen.print(completions_table([Completion("", "\x1b[31mred", odd, 0.0, 0.0)]))
     text = screen.file.getvalue()
+    assert "r[/b]" in text and "·[31mred" in text and "–" in text and "-inf" in text
+    text = text[: text.index("r[/b]")]
     assert "a [b]" in text and "prompt" not in text and "log" not in text and "…" in text
     assert headline(StepInfo(0, 2, 1.5, {}, 0.1)) == "step 1/2  objective +1.500"

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import resource
+import sys
 import time
 import types
 from pathlib import Path
@@ -19,8 +20,9 @@ import pytest
 from track.test_trackers import events
 from track.watched import TARGET
 
+import bayesft as bft
 from bayesft import track
-from bayesft.errors import RunError, RunWarning, SamplerError
+from bayesft.errors import RunError, RunWarning, SamplerError, TargetError
 from bayesft.report.run import run_page
 from bayesft.track.config import config_of
 from bayesft.track.lines import Lines, read_lines
@@ -131,10 +133,56 @@ def test_a_folder_in_a_files_place_is_refused(tmp_path, name):
         track.run(tmp_path)
 
 
-@pytest.mark.parametrize("level", [0.0, 1.0, 1.5, float("nan")])
+@pytest.mark.parametrize("level", [0.0, 1.0, 1.5, float("nan"), "0.9"])
 def test_a_level_is_a_probability(level):
     with pytest.raises(SamplerError, match="not between 0 and 1"):
         track.certificates(TARGET, 1, jax.random.key(0), level=level)
+
+
+@pytest.mark.parametrize("folder", ["a\0b", "\ud83d", 3, None])
+def test_what_is_no_path_is_refused(folder):
+    for make in (track.run, track.tensorboard):
+        with pytest.raises(RunError, match="cannot be written"):
+            make(folder)
+
+
+@pytest.mark.parametrize("folder", [3, None, "x" * 300])
+def test_no_run_is_read_from_what_is_no_path(folder):
+    with pytest.raises(RunError, match="cannot be looked into"):
+        track.read_run(folder)
+
+
+@pytest.mark.parametrize("value", [-1, 2.5, True, "4", None])
+def test_how_often_and_how_many_are_counts(tmp_path, value):
+    for make in (
+        lambda: track.run(tmp_path, completions_every=value),
+        lambda: track.run(tmp_path, num_completions=value),
+        lambda: track.completions(every=value),
+        lambda: track.completions(num=value),
+        lambda: track.certificates(TARGET, value, jax.random.key(0)),
+    ):
+        with pytest.raises(RunError, match="is not a count of at least"):
+            make()
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("target", "key", "error", "said"),
+    [
+        (bft.empirical([[0]]), jax.random.key(0), TargetError, "density, not Empirical"),
+        (None, jax.random.key(0), TargetError, "density, not NoneType"),
+        (TARGET, jax.random.PRNGKey(0), SamplerError, "single typed JAX key"),
+        (TARGET, 0, SamplerError, "single typed JAX key"),
+    ],
+)
+def test_certificates_are_checked_when_they_are_declared(target, key, error, said):
+    with pytest.raises(error, match=said):
+        track.certificates(target, 1, key)
+
+
+def test_a_stream_is_no_console():
+    with pytest.raises(RunError, match="no console"):
+        track.completions(console=sys.stderr)
 
 
 # ---- configurations ------------------------------------------------------------------------------

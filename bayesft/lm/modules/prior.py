@@ -15,13 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bayesft.base import Guide, Horizon, Prompt, PyTree
+from bayesft.base import Guide, Horizon, Prompt, PyTree, checked_count
 from bayesft.errors import GuideError, ModelError
 from bayesft.lm.card import require_token
 from bayesft.lm.modules.checks import LENGTH, check_forward, check_steps, vocab_size_of
 from bayesft.lm.modules.decoding import Decoding, Incremental, InitFn, LogitsFn, Recompute, StepFn
 from bayesft.lm.modules.form import Form, take_apart
-from bayesft.lm.settings import as_integer
 from bayesft.lm.text_prior import TextPrior
 from bayesft.lm.tokenizer import Tokenizer, read_tokenizer
 from bayesft.priors.corpus import distinct
@@ -203,7 +202,7 @@ def from_module(
     if bos is not None:
         bos = require_token("bos", bos, vocab_size, "give the id of the token that begins a text")
     if max_length is not None:
-        max_length = _context(max_length)
+        max_length = checked_count("max_length", max_length, ModelError)
     parts = form, params, rest, logits_fn
     length = LENGTH if max_length is None else min(LENGTH, max_length)
     check_forward(*parts, length, vocab_size)
@@ -228,17 +227,6 @@ def _eos(eos: Any, vocab_size: int) -> tuple[int, ...]:
             f"eos={eos!r} names no token.", cause="sequences would never end", remedy=remedy
         )
     return distinct([require_token("eos", token, vocab_size, remedy) for token in tokens])
-
-
-def _context(max_length: Any) -> int:
-    length = as_integer(max_length)
-    if length is None or length < 1:
-        raise ModelError(
-            f"max_length={max_length!r} is no context.",
-            cause="0 for a module without a limit, or something that is no integer",
-            remedy="give the number of positions that the module has, or None for no limit",
-        )
-    return length
 
 
 def _folder(path: Path) -> Path:
