@@ -68,7 +68,12 @@ def check_callbacks(callbacks: Any) -> tuple[Callable[[Any], object], ...]:
 
 def check_parts(objective: Any, optimizer: Any, estimator: Any, key: Any) -> None:
     parts = (
-        ("objective", objective, takes(objective, 3), "bft.objectives.reverse_kl"),
+        (
+            "objective",
+            objective,
+            takes(objective, 3),
+            "bft.objectives.reverse_kl, or a function of (guide, target, x)",
+        ),
         (
             "optimizer",
             optimizer,
