@@ -16,6 +16,7 @@ RANKS = {
     "draws": 0,
     "sharding": 0,
     "program": 1,
+    "prompts": 1,
     "target": 2,
     "priors": 3,
     "evidence": 3,

@@ -72,6 +72,29 @@ def require_list(sequences: Any, what: str) -> list[Any]:
     return rows
 
 
+def require_sequences(sequences: Any, what: str) -> list[Any]:
+    """The sequences as texts or as lists of ints; raises TargetError for anything else."""
+    rows = [
+        row if isinstance(row, str) else _token_ids(row) for row in require_list(sequences, what)
+    ]
+    if None in rows:
+        raise TargetError(
+            f"{what}[{rows.index(None)}] is neither a text nor a list of token ids.",
+            cause="a missing entry, fractions, or lists within the list.",
+            remedy="give a text or a list of whole numbers for every sequence.",
+        )
+    return rows
+
+
+def _token_ids(row: Any) -> list[int] | None:
+    try:
+        ids = np.asarray(row)
+    except ValueError:  # lists of several lengths
+        return None
+    whole = np.issubdtype(ids.dtype, np.integer) or ids.size == 0
+    return ids.astype(int).tolist() if whole and ids.ndim == 1 else None
+
+
 def tokenize(rows: Sequence[Any], vocabulary: Vocabulary) -> list[list[int]]:
     """Token ids of every row, with EOS at its end."""
     return [
@@ -82,7 +105,7 @@ def tokenize(rows: Sequence[Any], vocabulary: Vocabulary) -> list[list[int]]:
 
 def _ids(row: Any, vocabulary: Vocabulary) -> list[int]:
     if not isinstance(row, str):
-        return [int(token) for token in row]
+        return row
     if vocabulary.names is None:
         raise TargetError(
             "Texts were given without the vocabulary to write them in.",

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from bayesft.base import Horizon, Observation, Prior, Prompt
+from bayesft.base import Horizon, Observation, Prior, Prompt, checked_count
 from bayesft.errors import PromptError, TargetError
 from bayesft.priors import corpus
 from bayesft.priors.stepped import SteppedPrior
-from bayesft.target import PromptSet
+from bayesft.prompts import PromptSet
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Empirical:
         prompts = PromptSet(prior, data.prompts or [""] * len(data.completions))
         rows = [
             corpus.end(
-                prior.encode_completion(row) if isinstance(row, str) else [int(t) for t in row],
+                prior.encode_completion(row) if isinstance(row, str) else row,
                 index,
                 prior.vocab_size,
                 prior.eos,
@@ -180,18 +180,19 @@ def empirical(
     With a vocabulary of its own (`vocabulary` or `vocab_size`, and `eos`; see `ngram`) the result
     is also a prior: enumerable, its M log-weights trainable, its prompts matched by content.
 
-    Raises TargetError for lists that are empty, mixed or of different lengths, and PromptError,
-    when bound, for a completion with EOS before its end or too long for the guide.
+    Raises TargetError for lists that are empty, mixed or of different lengths, for what is neither
+    text nor token ids, and for a `max_new_tokens` below 1; PromptError, when bound, for a
+    completion with EOS before its end or too long for the guide.
     """
-    rows = corpus.require_list(completions, "completions")
+    rows = corpus.require_sequences(completions, "completions")
     contexts = None if prompts is None else corpus.require_list(prompts, "prompts")
-    too_short = max_new_tokens is not None and max_new_tokens < 1
-    if too_short or (contexts is not None and len(contexts) != len(rows)):
+    if max_new_tokens is not None:
+        max_new_tokens = checked_count("max_new_tokens", max_new_tokens, TargetError)
+    if contexts is not None and len(contexts) != len(rows):
         raise TargetError(
-            f"{len(rows)} completions, {len(contexts or [])} prompts and max_new_tokens="
-            f"{max_new_tokens} make no data.",
-            cause="one prompt for many completions, or a horizon below one token.",
-            remedy="give one prompt per completion (repeat it), and max_new_tokens ≥ 1.",
+            f"{len(rows)} completions and {len(contexts)} prompts make no data.",
+            cause="one prompt for many completions.",
+            remedy="give one prompt per completion (repeat it).",
         )
     data = Demonstrations(rows, contexts, max_new_tokens)
     if vocabulary is None and vocab_size is None and eos is None:

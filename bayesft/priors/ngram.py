@@ -71,7 +71,7 @@ def ngram(
     Raises TargetError for an order below 1, a negative smoothing, a table of V^order entries that
     is too large, or an open vocabulary; PromptError for what cannot be written in it.
     """
-    rows = corpus.require_list(sequences, "sequences")
+    rows = corpus.require_sequences(sequences, "sequences")
     if isinstance(rows[0], str) and vocabulary is None:
         declared = corpus.characters(rows)
     else:
