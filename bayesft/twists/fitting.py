@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from bayesft.base import InSteps, Key, Prompt, PyTree, Sampler, Step, Twist
+from bayesft.base import InSteps, Key, Prompt, PyTree, Sampler, Step, Twist, checked_count
 from bayesft.draws import Draws, effective_sample_size, normalised_weights
 from bayesft.errors import FitError, SamplerError, TargetError
 from bayesft.priors.validation import require_context
@@ -184,8 +184,7 @@ def _check(target, twist, objective, num_steps, num_particles, prompts_per_step)
         num_steps=num_steps, num_particles=num_particles, prompts_per_step=prompts_per_step
     )
     for name, count in counts.items():
-        if count < 1:
-            raise TargetError(f"{name}={count} leaves nothing to do.", remedy="use at least 1.")
+        checked_count(name, count, TargetError)
     require_fit(target, twist)
 
 
