@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from bayesft.base import Prior, Prompt, Rows
+from bayesft.base import Prior, Prompt, Rows, whole_number
 from bayesft.errors import PromptError
 
 
@@ -51,16 +51,15 @@ class PromptSet:
 
     def select(self, rows: Sequence[int]) -> PromptSet:
         """Some of the prompts, with the ids and padded length that they have here."""
-        try:
-            rows = [range(len(self))[row] for row in rows]
-        except (TypeError, IndexError):
-            rows = []
-        if not rows:
+        size = len(self)
+        given = [whole_number(row) for row in rows] if np.iterable(rows) else []
+        if not given or any(row is None or not -size <= row < size for row in given):
             raise PromptError(
                 "The rows chosen are none of the prompts'.",
                 cause="an empty list, or something that is no list of numbers of prompts.",
-                remedy=f"choose from 0 … {len(self) - 1}, as in target.select([0]).",
+                remedy=f"choose from 0 … {size - 1}, as in target.select([0]).",
             )
+        rows = [row % size for row in given if row is not None]
         chosen = object.__new__(PromptSet)
         chosen.prompts = [self.prompts[row] for row in rows]
         chosen.columns = {k: [column[row] for row in rows] for k, column in self.columns.items()}

@@ -109,8 +109,9 @@ class Load:
 
     @property
     def read(self) -> float:
-        """Positions of which a new token reads the keys, on average: caches grow in two stages."""
-        return self.prompt + 0.75 * self.new
+        """Positions of which a new token reads the keys, on average: long caches grow in two
+        stages."""
+        return self.prompt + (0.75 if self.new >= 128 else 1.0) * self.new
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Peak memory of SMC that resamples at every token, beside the size of its cache.
 
-`smc_memory.py [STEPS]`: every buffer is there from the first token on, so that a few steps show
-the peak; all of them by default. Reads /proc, so it runs on Linux.
+`smc_memory.py [STEPS]`: every buffer is as large from the first token on as at the end, so that a
+few steps show the peak; all of them by default. Reads /proc, so it runs on Linux.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from peers import report
 from smc import POTENTIAL
 
 import bayesft as bft
+from bayesft.base import withholding
 from bayesft.samplers import sequential
 
 PARTICLES, TOKENS, KEY_HEADS, HEAD_DIM = 1024, 512, 2, 64
@@ -37,7 +38,9 @@ def advanced(lm, num_particles: int, num_tokens: int, steps: int):
     target = bft.Target(lm, POTENTIAL, prompts=[[1]], max_new_tokens=num_tokens)
     sampler = bft.samplers.smc(num_particles=num_particles, ess_threshold=1)
     state, (proposing, random) = sampler.init(target, key), sampler.parts(target, key)
-    arguments = (target, proposing, state.schedule, random, state.particles, steps)
+    # As at the end of a run: buffers for all tokens.
+    particles = state.particles.replace(models=withholding(state.particles.models, 0))
+    arguments = (target, proposing, state.schedule, random, particles, steps)
     loop = sequential.advance_in_place.lower(*arguments).compile()
     return jax.block_until_ready(loop(*arguments)), loop
 

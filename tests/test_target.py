@@ -79,7 +79,7 @@ def test_selected_prompts_keep_their_ids_and_columns():
     assert seen == ["ab!", "a!"]
     assert len(some.prompts) == 2
     assert target.select([-1]).xs.id == target.xs.id[2]
-    for rows in ([], [3], [0.5], 0, None):
+    for rows in ([], [3], [0.5], [True, False, True], 0, None):
         with pytest.raises(PromptError, match="rows chosen"):
             target.select(rows)
 

@@ -46,12 +46,13 @@ from bayesft.base.sequences import (
     pad_after_end,
     sequence_lengths,
 )
-from bayesft.base.stages import Growing, stages, with_capacity
+from bayesft.base.stages import Buffered, stages, withholding
 from bayesft.base.steps import InSteps, Step
 from bayesft.base.twists import ShowsHidden, SteppedTwist, Twist, TwistHead
 
 __all__ = [
     "Archive",
+    "Buffered",
     "Checkpoint",
     "Claim",
     "Distribution",
@@ -59,7 +60,6 @@ __all__ = [
     "EosPolicy",
     "Estimator",
     "Evidence",
-    "Growing",
     "Guide",
     "Horizon",
     "HostEvidence",
@@ -98,5 +98,5 @@ __all__ = [
     "stages",
     "takes",
     "whole_number",
-    "with_capacity",
+    "withholding",
 ]

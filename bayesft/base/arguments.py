@@ -42,10 +42,14 @@ def require_key(key: Any, error: type[BayesftError]) -> None:
 
 def takes(function: Any, num: int) -> bool:
     """Whether it can be called with so many arguments, as far as it says what it takes."""
-    try:
-        inspect.signature(function).bind(*range(num))
-    except TypeError:  # also of what cannot be called at all
+    if not callable(function):
         return False
-    except ValueError:  # a builtin that does not say
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError, NameError):  # a builtin, or annotations that name nothing here
         return True
+    try:
+        signature.bind(*range(num))
+    except TypeError:
+        return False
     return True

@@ -14,25 +14,32 @@ STAGED = 128
 of what is read."""
 
 
-class Growing(abc.ABC):
-    """A part of a prior's state whose buffers hold a number of tokens."""
+class Buffered(abc.ABC):
+    """A part of a prior's state with a buffer position for every token to come."""
 
     @abc.abstractmethod
-    def with_capacity(self, num_tokens: int) -> Self:
-        """The same with buffers for so many tokens, those written so far among them."""
+    def withholding(self, num_positions: int, *, free: bool = False) -> Self:
+        """The same, its buffers that much shorter than when they were made; what is written fits.
+
+        `free` deletes each old buffer once its successor stands: a caller owns them, outside jit.
+        """
 
 
 def stages(state: PyTree, num_tokens: int) -> tuple[int, ...]:
-    """The capacities at which tokens are drawn, each up to that number of tokens."""
-    grows = any(map(_grows, jax.tree.leaves(state, is_leaf=_grows)))
-    return (num_tokens // 2, num_tokens) if grows and num_tokens >= STAGED else (num_tokens,)
+    """The numbers of tokens up to which loops of their own draw, each over as many positions."""
+    parts = jax.tree.leaves(state, is_leaf=_is_buffered)
+    staged = num_tokens >= STAGED and any(map(_is_buffered, parts))
+    return (num_tokens // 2, num_tokens) if staged else (num_tokens,)
 
 
-def with_capacity(state: PyTree, num_tokens: int) -> PyTree:
-    """A prior's state with buffers for so many tokens; what does not grow stays as it is."""
-    grown = lambda part: part.with_capacity(num_tokens) if _grows(part) else part
-    return jax.tree.map(grown, state, is_leaf=_grows)
+def withholding(state: PyTree, num_positions: int, *, free: bool = False) -> PyTree:
+    """A prior's state whose buffers are that much shorter than when they were made."""
+
+    def shortened(part: PyTree) -> PyTree:
+        return part.withholding(num_positions, free=free) if _is_buffered(part) else part
+
+    return jax.tree.map(shortened, state, is_leaf=_is_buffered)
 
 
-def _grows(part: object) -> bool:
-    return isinstance(part, Growing)
+def _is_buffered(part: object) -> bool:
+    return isinstance(part, Buffered)

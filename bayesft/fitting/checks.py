@@ -60,7 +60,7 @@ def check_callbacks(callbacks: Any) -> tuple[Callable[[Any], object], ...]:
     if found is None or not all(takes(callback, 1) for callback in found):
         raise TargetError(
             f"callbacks={callbacks!r} are no functions of one argument.",
-            cause="one callback was passed alone, or what makes one and was not called.",
+            cause="one callback was passed alone, or a function of something else.",
             remedy="pass a list of functions of a StepInfo, such as [bft.track.run(folder)].",
         )
     return found

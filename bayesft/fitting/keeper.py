@@ -174,7 +174,8 @@ class Keeper:
         # An update that failed has used up what it was given.
         if len(history) == self._saved or any(leaf.is_deleted() for leaf in leaves):
             return
-        self._lines += map(_line, history[self._saved :])
+        # Not from what was saved last: a save that was cut short has these lines already.
+        self._lines += map(_line, history[len(self._lines) :])
         archive.save(len(history), state, self._settings, "\n".join(self._lines))
         self._saved = len(history)
 

@@ -128,6 +128,8 @@ class FolderArchive(Archive):
         for step in reversed(self._states.steps()):
             try:
                 about = self._states.verified(step)
+                if not {"settings", "leaves"} <= about.keys():
+                    raise Damage(f"the seal of step {step} says nothing of the fit")
             except Damage as damage:
                 damaged[step] = damage
                 continue
@@ -149,7 +151,7 @@ class FolderArchive(Archive):
 
     def _require_same(self, about: Notes, like: PyTree, settings: Notes) -> None:
         for part, now in (("settings", settings), ("leaves", leaves.described(like))):
-            then, now = about.get(part, {}), plain(now)
+            then, now = about[part], plain(now)
             for name in [*now, *(name for name in then if name not in now)]:
                 if then.get(name) != now.get(name):
                     raise CheckpointError(

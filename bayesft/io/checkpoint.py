@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import operator
 import os
 import socket
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from bayesft.base import Archive, Checkpoint
+from bayesft.base import Archive, Checkpoint, checked_count
 from bayesft.errors import CheckpointError
 from bayesft.io.archive import FolderArchive
 from bayesft.sharding import agreed, num_processes
@@ -62,18 +61,12 @@ def checkpoint(folder: str | os.PathLike[str], every: int = 100, keep: int = 3) 
             cause="a setting or an environment variable that is empty.",
             remedy="give the path of a folder; that of the current one is '.'.",
         )
-    try:
-        every, keep = operator.index(every), operator.index(keep)
-    except TypeError as error:
+    every = checked_count("every", every, CheckpointError)
+    keep = checked_count("keep", keep, CheckpointError)
+    if keep < 2:
         raise CheckpointError(
-            f"checkpoint(every={every!r}, keep={keep!r}) counts steps and states by fractions.",
-            cause="a number that was computed by a division.",
-            remedy="give whole numbers of steps and of states, as int(...) makes them.",
-        ) from error
-    if every < 1 or keep < 2:
-        raise CheckpointError(
-            f"checkpoint(every={every}, keep={keep}) leaves no state to fall back to.",
-            remedy="use every ≥ 1, and keep ≥ 2: the newest state may be the one that is damaged.",
+            f"checkpoint(keep={keep}) leaves no state to fall back to.",
+            remedy="use keep ≥ 2: the newest state may be the one that is damaged.",
         )
     return FolderCheckpoint(Path(folder).absolute(), every, keep)
 

@@ -87,14 +87,17 @@ class States:
         for name in sorted(found.keys() | files.keys()):
             if found.get(name) != files.get(name):
                 raise Damage(f"{self.path(step).name}/{name} was changed, added or removed")
+        if not (self.path(step) / _HISTORY).exists():
+            raise Damage(f"{self.path(step).name} has no {_HISTORY}, as if of another version")
         return about
 
     def remove(self, step: int) -> None:
         """Remove a state, and what a save of it may have left unfinished."""
+        self.begin(step)  # cut short here, it is as a save that was
         self._seal(step).unlink(missing_ok=True)  # from here it counts no more
-        self._fresh(step).unlink(missing_ok=True)
         for path in (self.path(step), self._temporary(step)):
             shutil.rmtree(path, ignore_errors=True)
+        self._fresh(step).unlink(missing_ok=True)
 
     def keep(self, number: int) -> None:
         """Remove all but so many of the newest."""

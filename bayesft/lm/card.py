@@ -63,11 +63,9 @@ def make_card(
     if tokenizer is not None and tokenizer.eos in eos:
         # The first is what is put behind a text: of a chat model, what ends a turn.
         eos = distinct((tokenizer.eos, *eos))
-    bos = config.get("bos_token_id")
-    if bos is not None:
-        bos = require_token("bos_token_id", bos, architecture.vocab_size, "correct config.json")
-    if tokenizer is not None and tokenizer.bos is not None:
-        bos = tokenizer.bos
+    bos = None if tokenizer is None else tokenizer.bos
+    if bos is None and (given := config.get("bos_token_id")) is not None:
+        bos = require_token("bos_token_id", given, architecture.vocab_size, "correct config.json")
     return Card(name, source, config, generation_config, tokenizer, architecture, eos, bos)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from bayesft.base import Growing, Prompt
+from bayesft.base import Buffered, Prompt
 from bayesft.lm.contexts import Alone, KeyValue, NextToken, PromptCache
 from bayesft.lm.decoder import Decoder
 from bayesft.sharding import copy_rows, join, split, split_prompts, split_rows, splits
@@ -21,25 +21,31 @@ from bayesft.sharding import copy_rows, join, split, split_prompts, split_rows, 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class DecodeState(Growing):
+class DecodeState(Buffered):
     """Where each particle stands: `layers` holds keys and values [P · N, heads, T, head_dim]."""
 
     prompt: PromptCache
     layers: tuple[KeyValue, ...]
     step: Int[Array, ""]
+    withheld: int = dataclasses.field(default=0, metadata={"static": True})
+    """How many positions `layers` are short of those they were made with."""
 
-    def with_capacity(self, num_tokens: int) -> DecodeState:
-        keys, _ = self.layers[0]
-        missing = num_tokens - keys.shape[2]
-        if missing == 0:
+    def withholding(self, num_positions: int, *, free: bool = False) -> DecodeState:
+        more = self.withheld - num_positions
+        if more == 0:
             return self
 
-        def fitted(cache: Array) -> Array:
-            if missing < 0:
-                return cache[:, :, :num_tokens]
-            return split_rows(jnp.pad(cache, ((0, 0), (0, 0), (0, missing), (0, 0))))
+        def resized(cache: Array) -> Array:
+            if more < 0:
+                fresh = cache[:, :, :more]
+            else:
+                fresh = split_rows(jnp.pad(cache, ((0, 0), (0, 0), (0, more), (0, 0))))
+            if free:
+                cache.delete()
+            return fresh
 
-        return dataclasses.replace(self, layers=jax.tree.map(fitted, self.layers))
+        layers = jax.tree.map(resized, self.layers)
+        return dataclasses.replace(self, layers=layers, withheld=num_positions)
 
 
 def prefill(decoder: Decoder, xs: Prompt) -> tuple[Float[Array, "P D"], PromptCache]:
@@ -85,7 +91,8 @@ def advance(
     # Joined ahead of the split, or the partitioner would split what the tokens come from, too.
     tokens = split(join(tokens))
     hidden, layers = decoder.hidden(tokens[:, :, None], positions, context)
-    return DecodeState(state.prompt, split_rows(layers), state.step + 1), hidden[:, :, 0]
+    after = dataclasses.replace(state, layers=split_rows(layers), step=state.step + 1)
+    return after, hidden[:, :, 0]
 
 
 def reorder(state: DecodeState, ancestors: Int[Array, "P N"]) -> DecodeState:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
@@ -268,14 +269,16 @@ class FullGuide(DecoderPrior, Guide):
 
 
 def _as_ids(tokens: Any) -> Array | None:
-    """The tokens as an array, wide enough for any vocabulary; None where they are no integers."""
+    """The tokens as int32; None where they are no integers. Those beyond int32 stay too large."""
     try:
-        found = jnp.asarray(tokens)
-    except (TypeError, ValueError, OverflowError):  # texts, rows of several lengths
+        found = tokens if isinstance(tokens, jax.Array) else np.asarray(tokens)
+    except ValueError:  # rows of several lengths
         return None
     if not jnp.issubdtype(found.dtype, jnp.integer):
         return None
-    return found.astype(jnp.promote_types(found.dtype, jnp.int32))
+    given, wide = jnp.iinfo(found.dtype), jnp.iinfo(jnp.int32)
+    # Clipped first: a conversion would wrap around.
+    return jnp.asarray(found.clip(max(given.min, -1), min(given.max, wide.max)), jnp.int32)
 
 
 @jax.jit

@@ -159,7 +159,7 @@ def _plain(config: Any) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise ModelError(
             f"The configuration is not plain data: {error}.",
-            cause="a path, a configuration of transformers, or an array among the settings",
+            cause="a path, a configuration of transformers, or a NumPy number among the settings",
             remedy="give a dict such as json.load gives of a config.json, or config.to_dict()",
         ) from error
 

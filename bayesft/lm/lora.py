@@ -7,10 +7,10 @@ import functools
 import math
 import os
 from collections.abc import Iterable, Sequence
-from numbers import Real
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from bayesft.base import Guide, Key, PyTree, checked_count, require_key
@@ -86,7 +86,8 @@ def lora(
     require_key(key, GuideError)
     rank = checked_count("rank", rank, GuideError)
     alpha = 2.0 * rank if alpha is None else alpha
-    if not isinstance(alpha, Real) or isinstance(alpha, bool) or not math.isfinite(alpha):
+    number = not isinstance(alpha, str | bool) and np.ndim(alpha) == 0
+    if not number or not math.isfinite(alpha):
         raise GuideError(
             f"alpha is {alpha!r}.",
             cause="a text, an array, or a quotient by 0.",

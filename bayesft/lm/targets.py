@@ -30,17 +30,18 @@ def resolve(targets: Sequence[str] | str, architecture: Architecture) -> Resolve
     if targets == ALL:
         return Resolved(modules, [], [])
     names, given = (_by_pattern, [targets]) if isinstance(targets, str) else (_by_end, targets)
-    layers = [architecture.names.layer.format(index) for index in range(architecture.num_layers)]
-    chosen: set[str] = set()
-    unknown, partial = [], []
-    for target in given:
-        hits = {m: {names(target, f"{layer}.{m}") for layer in layers} for m in modules}
-        chosen |= {module for module in modules if hits[module] == {True}}
-        if {True, False} in hits.values():
-            partial.append(target)
-        elif {True} not in hits.values():
-            unknown.append(target)
-    return Resolved(tuple(m for m in modules if m in chosen), unknown, partial)
+    layers = {architecture.names.layer.format(index) for index in range(architecture.num_layers)}
+    hits = {
+        target: {m: {layer for layer in layers if names(target, f"{layer}.{m}")} for m in modules}
+        for target in given
+    }
+    # Several targets may name a module layer by layer.
+    chosen = [m for m in modules if set().union(*(hit[m] for hit in hits.values())) == layers]
+    unknown = [target for target, hit in hits.items() if not any(hit.values())]
+    partial = [
+        target for target, hit in hits.items() if any(hit[m] for m in {*modules} - {*chosen})
+    ]
+    return Resolved(tuple(chosen), unknown, partial)
 
 
 def shortest_names(slots: Sequence[str], architecture: Architecture) -> tuple[str, ...]:

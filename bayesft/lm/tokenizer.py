@@ -103,7 +103,9 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of a text, begun and ended as the post-processor of tokenizer.json says.
 
-        `add_bos_token` is not read; transformers 5 does not read it beside a tokenizer.json either.
+        `add_bos_token` is not read; beside a tokenizer.json transformers 5 does not read it either,
+        but for GPTNeoXTokenizer and CodeLlamaTokenizer, which put a post-processor of their own in
+        the place of the file's.
         """
         return self._tokenizer.encode(text).ids
 

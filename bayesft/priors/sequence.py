@@ -20,7 +20,7 @@ from bayesft.base import (
     PyTree,
     is_eos,
     stages,
-    with_capacity,
+    withholding,
 )
 from bayesft.errors import GuideError
 from bayesft.sharding import join, split
@@ -119,7 +119,7 @@ def generate(
     )
     carry = jnp.int32(1), state, *first
     for stop in stages(state, num_tokens):
-        carry = carry[0], with_capacity(carry[1], stop), *carry[2:]
+        carry = carry[0], withholding(carry[1], num_tokens - stop), *carry[2:]
         carry = jax.lax.while_loop(partial(going, stop), body, carry)
     return split((carry[-2], carry[-1]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax.scipy.special import gammaln
 from jaxtyping import Float
+from numpyro.distributions.discrete import ZeroInflatedProbs
 from numpyro.distributions.util import validate_sample
 
 
@@ -19,14 +21,21 @@ def differentiable(distribution: Any) -> Any:
     JAX gives |x| the slope 1 at 0, so that their derivative there is y, not y − ½ per trial.
     """
     match distribution:
-        case dist.Independent() | dist.ExpandedDistribution() | dist.MaskedDistribution():
+        case (
+            dist.Independent()
+            | dist.ExpandedDistribution()
+            | dist.MaskedDistribution()
+            | ZeroInflatedProbs()
+        ):
             return _with(distribution, "base_dist", differentiable(distribution.base_dist))
         case dist.MixtureSameFamily():
             inner = differentiable(distribution.component_distribution)
             return _with(distribution, "_component_distribution", inner)
         case dist.MixtureGeneral():
-            parts = [differentiable(part) for part in distribution.component_distributions]
-            return _with(distribution, "_component_distributions", parts)
+            given = distribution.component_distributions
+            parts = [differentiable(part) for part in given]
+            same = all(map(operator.is_, parts, given))
+            return distribution if same else _with(distribution, "_component_distributions", parts)
         case BernoulliLogits() | BinomialLogits():
             return distribution
         case dist.BernoulliLogits():

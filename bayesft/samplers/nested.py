@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bayesft.base import Claim, Key, Prior, Sampler, with_capacity
+from bayesft.base import Claim, Key, Prior, Sampler
 from bayesft.draws import Draws, effective_sample_size, log_mean_exp
 from bayesft.priors.sequence import BoundGuide, inverse_cdf
 from bayesft.samplers import sequential
@@ -79,7 +79,6 @@ class NestedSampler(Sampler):
         proposing, random = self.rows.parts(target, key)
         schedule = Schedule()
         particles = sequential.start(target, proposing, schedule, target.xs, random)
-        particles = particles.replace(models=with_capacity(particles.models, num_tokens))
         groups = jnp.zeros((len(target.prompts), self.num_particles))
         stop, finished = 0, False
         while not finished:

@@ -78,11 +78,12 @@ class ParticleSampler(Sampler):
     def init(self, target: Target, key: Key) -> SMCState:
         proposing, random = self.parts(target, key)
         schedule = self._schedule(target)
-        particles = sequential.start(target, proposing, schedule, target.xs, random)
+        arguments = target, proposing, schedule, target.xs, random
+        particles = sequential.start(*arguments, staged=True)
         return SMCState(target, particles, schedule, stop=0, finished=False)
 
     def step(self, key: Key, state: SMCState) -> tuple[SMCState, SegmentInfo]:
-        return self._segment(key, state, sequential.advance, sequential.weigh)
+        return self._segment(key, state, in_place=False)
 
     def finish(self, key: Key, state: SMCState, history: Sequence[SegmentInfo] = ()) -> Draws:
         """The draws of a finished state; `history` only goes into their `info`.
@@ -118,19 +119,22 @@ class ParticleSampler(Sampler):
     def run(self, target: Target, key: Key) -> Draws:
         state, history = self.init(target, key), []
         while not state.finished:
-            state, info = self._segment(
-                key, state, sequential.advance_in_place, sequential.weigh_in_place
-            )
+            state, info = self._segment(key, state, in_place=True)
             history.append(info)
         return self.finish(key, state, history)
 
-    def _segment(self, key: Key, state: SMCState, advance, weigh) -> tuple[SMCState, SegmentInfo]:
+    def _segment(
+        self, key: Key, state: SMCState, *, in_place: bool
+    ) -> tuple[SMCState, SegmentInfo]:
+        advance, weigh = sequential.advance, sequential.weigh
+        if in_place:
+            advance, weigh = sequential.advance_in_place, sequential.weigh_in_place
         target, num_tokens = state.target, state.target.horizon.max_new_tokens
         stop = min(state.stop + (self.every or num_tokens), num_tokens)
         proposing, random = self.parts(target, key)
         schedule = state.schedule
         onward = partial(advance, target, proposing, schedule, random)
-        particles = sequential.in_stages(onward, state.particles, stop)
+        particles = sequential.in_stages(onward, state.particles, stop, in_place=in_place)
         stop = int(particles.t)
         if whole_terms(target):
             values = on_host(target, schedule, particles)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bayesft.base import Key, Prompt, PyTree, is_eos, stages, with_capacity
+from bayesft.base import Key, Prompt, PyTree, is_eos, stages, withholding
 from bayesft.draws import effective_sample_size, log_mean_exp, normalised_weights
 from bayesft.samplers import whole
 from bayesft.samplers.particles import History, Particles, Paths
@@ -85,20 +85,23 @@ def randomness(ids: Int[Array, " P"], key: Key, num_particles: int, num_tokens: 
     return Randomness(jax.vmap(lambda t: jax.vmap(partial(uniforms, t))(keys))(times), keys)
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="staged")
 def start(
     target: Target,
     proposer: Proposer,
     schedule: Schedule,
     xs: Prompt,
     random: Randomness,
+    *,
+    staged: bool = False,
 ) -> Particles:
-    """Particles with their first token."""
+    """Particles with their first token; with `staged`, for `in_stages` to go on with."""
     num_tokens, *shape = random.uniforms.shape
     num_prompts, num_particles = shape
     proposer = prepared(proposer)
     models, logits = proposer.start(xs, num_particles, num_tokens)
-    models = with_capacity(models, stages(models, num_tokens)[0])
+    if staged:
+        models = withholding(models, num_tokens - stages(models, num_tokens)[0])
     zeros, never = jnp.zeros(shape), jnp.zeros(shape, bool)
     paths = Paths(
         tokens=jnp.full((*shape, num_tokens), target.prior.eos[0], jnp.int32),
@@ -180,15 +183,23 @@ def _weigh(
 
 
 def in_stages(
-    advance: Callable[[Particles, int], Particles], particles: Particles, stop: int
+    advance: Callable[[Particles, int], Particles],
+    particles: Particles,
+    stop: int,
+    *,
+    in_place: bool,
 ) -> Particles:
-    """The particles advanced to `stop` tokens, with the models' buffers growing on the way."""
-    for capacity in stages(particles.models, particles.paths.tokens.shape[-1]):
-        if int(particles.t) >= capacity:
+    """The particles advanced to `stop` tokens, the models' buffers growing on the way.
+
+    `in_place` for a caller that owns the particles: no old buffer stays beside its successor.
+    """
+    num_tokens = particles.paths.tokens.shape[-1]
+    for end in stages(particles.models, num_tokens):
+        if int(particles.t) >= end:
             continue
-        models = with_capacity(particles.models, capacity)
-        particles = advance(particles.replace(models=models), min(stop, capacity))
-        if stop <= capacity or int(particles.t) < capacity:
+        models = withholding(particles.models, num_tokens - end, free=in_place)
+        particles = advance(particles.replace(models=models), min(stop, end))
+        if stop <= end or int(particles.t) < end:
             break
     return particles
 

@@ -16,6 +16,7 @@ import bayesft as bft
 import bayesft._fit
 from bayesft.errors import FitError, FitInterrupted
 from bayesft.fitting.keeper import Keeper
+from bayesft.io.archive import FolderArchive
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +226,23 @@ def test_ctrl_c_waits_until_the_state_is_whole(tmp_path, monkeypatch, whole):
     assert "The state after 3 steps is in" in note
     assert signal.getsignal(signal.SIGINT) is before
     np.testing.assert_array_equal(outcome(fit(6, checkpoint=bft.io.checkpoint(tmp_path))), whole[0])
+
+
+def test_a_save_that_ctrl_c_cut_short_is_made_again(tmp_path, monkeypatch, whole):
+    save, saves = FolderArchive.save, []
+
+    def cut_short(archive, *args):
+        saves.append(args[0])
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+        save(archive, *args)
+
+    folder = bft.io.checkpoint(tmp_path, every=2)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FolderArchive, "save", cut_short)
+        fit(6, checkpoint=folder)
+    assert saves == [2, 4, 4]
+    np.testing.assert_array_equal(outcome(fit(6, checkpoint=folder)), whole[0])
 
 
 def test_a_state_that_ctrl_c_used_up_is_noticed(tmp_path, monkeypatch):

@@ -5,8 +5,10 @@ import fcntl
 import hashlib
 import json
 import resource
+import shutil
 import warnings
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -39,6 +41,10 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+def own(*steps: int) -> set[str]:
+    return {f"step-0000000{step}{end}" for step in steps for end in ("", ".json")}
+
+
 def test_what_is_of_others_is_left_alone(tmp_path: Path):
     for name in FOREIGN:
         (tmp_path / name).mkdir()
@@ -47,8 +53,7 @@ def test_what_is_of_others_is_left_alone(tmp_path: Path):
     assert restore(tmp_path) == []
     save(tmp_path, 2, 3, 4)  # the state after step 2 is dropped, its "backup" is not
     assert restore(tmp_path) == []
-    own = {f"step-0000000{step}{end}" for step in (3, 4) for end in ("", ".json")}
-    assert names(tmp_path) == {"lock", *FOREIGN, *FOREIGN_FILES, *own}
+    assert names(tmp_path) == {"lock", *FOREIGN, *FOREIGN_FILES, *own(3, 4)}
 
 
 def test_a_fit_that_is_refused_touches_nothing(tmp_path: Path):
@@ -86,6 +91,16 @@ def test_what_was_set_aside_as_damaged_stays(tmp_path: Path):
     assert set(aside) <= names(tmp_path)
 
 
+def test_a_state_that_was_being_removed_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save(tmp_path, 2, 4)
+    with monkeypatch.context() as killed:
+        killed.setattr(shutil, "rmtree", Mock(side_effect=OSError("killed")))
+        save(tmp_path, 6)  # which drops the state after step 2
+    (said,) = restore(tmp_path)
+    assert "step-00000002" in said and "is removed; the state after step 6 is used" in said
+    assert names(tmp_path) == {"lock", *own(4, 6)}
+
+
 def test_a_seal_that_says_nothing_is_damage(tmp_path: Path):
     save(tmp_path, 2, 4)
     (tmp_path / "step-00000004.json").write_text(
@@ -100,8 +115,9 @@ def test_an_unfinished_state_is_removed(tmp_path: Path, monkeypatch: pytest.Monk
     with monkeypatch.context() as killed:
         killed.setattr(States, "seal", lambda *_: None)
         save(tmp_path, 8)
-    for said in restore(tmp_path):
-        assert "was not finished and is removed; the fit starts at its first step" in said
+    said = restore(tmp_path)
+    assert len(said) == 2
+    assert all("was not finished and is removed; the fit starts at its" in line for line in said)
     assert names(tmp_path) == {"lock"}
 
 
@@ -154,8 +170,8 @@ def test_settings_that_name_no_folder_or_number_are_refused(tmp_path: Path):
     with pytest.raises(CheckpointError, match="names no folder"):
         bft.io.checkpoint("")
     assert bft.io.checkpoint(".").folder == Path.cwd()
-    for options in ({"every": 2.5}, {"every": 2.0}, {"keep": 2.5}, {"every": "2"}):
-        with pytest.raises(CheckpointError, match="fractions"):
+    for options in ({"every": 2.5}, {"every": 2.0}, {"keep": 2.5}, {"every": "2"}, {"every": True}):
+        with pytest.raises(CheckpointError, match="is not a count of at least"):
             bft.io.checkpoint(tmp_path, **options)
     assert type(bft.io.checkpoint(tmp_path, every=np.int64(2)).every) is int
 

@@ -135,7 +135,14 @@ LINEAR = {"rope_type": "linear", "factor": 8.0}
             "gemma3_text",
             {"rope_scaling": LINEAR, "rope_parameters": {FULL: LINEAR | {"factor": 2.0}}},
         ),
-        ("gemma3_text", {"rope_theta": 1e5, "rope_parameters": {FULL: {"rope_theta": 5e5}}}),
+        ("gemma3_text", {"rope_theta": 1e6, "rope_parameters": {FULL: {"rope_theta": 5e5}}}),
+        (
+            "gemma3_text",
+            {
+                "rope_local_base_freq": 1e4,
+                "rope_parameters": {"sliding_attention": {"rope_theta": 5e3}},
+            },
+        ),
     ],
 )
 def test_rotary_settings_that_contradict_each_other_are_refused(model_type: str, settings: dict):

@@ -26,6 +26,12 @@ def edit(path: Path, **changes) -> None:
     path.write_text(json.dumps({k: v for k, v in values.items() if v is not None}))
 
 
+def without_bos(folder: Path, value: object) -> None:
+    """A tokenizer that names no BOS, so that config.json's is used."""
+    edit(folder / "tokenizer_config.json", bos_token=None)
+    edit(folder / "config.json", bos_token_id=value)
+
+
 def edit_tensors(folder: Path, change: Callable[[dict], dict]) -> None:
     file = folder / "model.safetensors"
     safetensors.numpy.save_file(change(safetensors.numpy.load_file(file)), file)
@@ -195,10 +201,10 @@ DAMAGE = {
         lambda f: (f / "generation_config.json").write_text('{"eos_token_id": "2"}'),
         "(?s)eos_token_id '2' is no token.*generation_config.json",
     ),
-    "bos outside": (lambda f: edit(f / "config.json", bos_token_id=23), "bos_token_id 23 is no"),
-    "bos is negative": (lambda f: edit(f / "config.json", bos_token_id=-1), "bos_.* -1 is no"),
-    "bos is true": (lambda f: edit(f / "config.json", bos_token_id=True), "bos_.* True is no"),
-    "bos is a list": (lambda f: edit(f / "config.json", bos_token_id=[1]), r"bos_.* \[1\] is no"),
+    "bos outside": (lambda f: without_bos(f, 23), "bos_token_id 23 is no"),
+    "bos is negative": (lambda f: without_bos(f, -1), "bos_.* -1 is no"),
+    "bos is true": (lambda f: without_bos(f, True), "bos_.* True is no"),
+    "bos is a list": (lambda f: without_bos(f, [1]), r"bos_.* \[1\] is no"),
     "truncated": (
         lambda f: (f / "model.safetensors").write_bytes(
             (f / "model.safetensors").read_bytes()[:-9]

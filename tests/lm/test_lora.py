@@ -103,6 +103,7 @@ def test_stepping_uses_the_factors(guide):
     [
         (["q_proj", "v_proj"], {"self_attn.q_proj", "self_attn.v_proj"}),
         (["mlp.up_proj"], {"mlp.up_proj"}),
+        ([f"layers.{index}.self_attn.q_proj" for index in (0, 1)], {"self_attn.q_proj"}),
         (r".*\.(up|down)_proj", {"mlp.up_proj", "mlp.down_proj"}),
         ("all-linear", ALL),
     ],
@@ -111,6 +112,11 @@ def test_targets_are_named_as_in_peft(tiny, targets, chosen: set[str]):
     guide = bayesft.lm.lora(tiny, rank=2, key=jax.random.key(0), target_modules=targets)
     assert set(guide.adapter.slots) == chosen
     np.testing.assert_array_equal(guide.logits(TOKENS), tiny.logits(TOKENS))
+
+
+def test_numbers_of_other_libraries_are_numbers(tiny):
+    guide = bayesft.lm.lora(tiny, rank=np.int8(2), alpha=jnp.float32(8), key=jax.random.key(0))
+    assert guide.adapter.scale == 4
 
 
 def test_mistakes_are_named(tiny, guide):

@@ -1,6 +1,7 @@
 """Caches that grow on the way: what is drawn has the density that teacher forcing gives it."""
 
 import dataclasses
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 
 import bayesft as bft
-from bayesft.base import stages
+from bayesft.base import stages, withholding
 from bayesft.base.stages import STAGED
 from bayesft.lm.engine import DecodeState
 from bayesft.priors.scoring import log_probs
 from bayesft.priors.sequence import generate
+from bayesft.samplers import sequential
 
 EOS, NUM_PARTICLES = 2, 64
 TOLERANCE = 1e-3  # sums of up to 128 log-probs of size 3, each off by a dozen roundings
@@ -23,7 +25,6 @@ SAMPLERS = {
     "importance": bft.samplers.importance(NUM_PARTICLES),
     "smc": bft.samplers.smc(NUM_PARTICLES, ess_threshold=0.9),
     "smc in segments": bft.samplers.smc(NUM_PARTICLES, ess_threshold=0.9, every=50),
-    "nested": bft.samplers.nested_smc(NUM_PARTICLES // 2, 2, block=50),
 }
 
 
@@ -44,29 +45,81 @@ def differences(target, tokens, found) -> np.ndarray:
     return np.abs(np.asarray(found) - scored)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [*SAMPLERS, "from a guide"])
 def test_particles_have_their_density(model, sampler):
-    declared = target(model)
-    draws = bft.sample(declared, SAMPLERS[sampler], jax.random.key(1))
+    declared, guide = target(model), model.trainable()
+    of_guide = bft.samplers.importance(NUM_PARTICLES, proposal=guide)  # beside the prior's state
+    draws = bft.sample(declared, SAMPLERS.get(sampler, of_guide), jax.random.key(1))
     assert differences(declared, draws.tokens, draws.log_prior).max() < TOLERANCE
 
 
-@pytest.mark.parametrize("forgets", [False, True])
-def test_samples_have_their_density(model, forgets, monkeypatch):
-    """Planted bug: a cache that grows and loses what was written."""
-    if forgets:
-        grow = DecodeState.with_capacity
-        empty = lambda state: jax.tree.map(jnp.zeros_like, state.layers)
-        monkeypatch.setattr(
-            DecodeState,
-            "with_capacity",
-            lambda state, size: grow(dataclasses.replace(state, layers=empty(state)), size),
+def test_steps_by_hand_leave_the_state_before_them_whole(model):
+    """Draws as `run` gives them, with one segment over both stages; a state serves twice."""
+    sampler, key = SAMPLERS["smc in segments"], jax.random.key(1)
+    state, whole = sampler.init(target(model), key), bft.sample(target(model), sampler, key)
+    while not state.finished:
+        before = state
+        state, _ = sampler.step(key, before)
+    again, _ = sampler.step(key, before)
+    for found in (state, again):
+        np.testing.assert_array_equal(sampler.finish(key, found).tokens, whole.tokens)
+
+
+def test_a_run_holds_one_copy_of_its_cache(model, monkeypatch):
+    """Planted bug: the shorter buffers stay beside the longer ones."""
+    sampler, held = SAMPLERS["importance"], []
+
+    def run(keeps: bool):
+        shorten = sequential.withholding
+        held.clear()
+        with monkeypatch.context() as patched:
+            advance = sequential.advance_in_place
+            patched.setattr(
+                sequential,
+                "advance_in_place",
+                lambda *args: held.append(cached()) or advance(*args),
+            )
+            if keeps:
+                patched.setattr(
+                    sequential, "withholding", lambda state, number, free: shorten(state, number)
+                )
+            sampler.run(target(model), jax.random.key(1))
+        return held[1] / held[0]
+
+    def cached():
+        return sum(
+            a.nbytes for a in jax.live_arrays() if a.ndim == 4 and a.shape[0] == NUM_PARTICLES
         )
-    declared = target(model, STAGED + 2 * forgets)
+
+    assert run(keeps=False) == 2 and run(keeps=True) == 3
+
+
+def samples(model, declared):
+    """Drawn in a loop that is traced anew."""
     keys = jax.random.split(jax.random.key(2), (1, NUM_PARTICLES))
-    found = jax.jit(generate, static_argnums=3)(model, declared.xs, keys, declared.horizon)
-    off = differences(declared, found[0], found[1].sum(-1)).max()
-    assert off > 1 if forgets else off < TOLERANCE
+    draw = jax.jit(lambda model, xs, keys: generate(model, xs, keys, declared.horizon))
+    return draw(model, declared.xs, keys)
+
+
+def test_samples_are_those_of_one_stage(model, monkeypatch):
+    declared = target(model)
+    tokens, log_probs = samples(model, declared)
+    assert differences(declared, tokens, log_probs.sum(-1)).max() < TOLERANCE
+    monkeypatch.setattr(sys.modules[stages.__module__], "STAGED", STAGED + 1)
+    np.testing.assert_array_equal(samples(model, declared)[0], tokens)
+
+
+def test_a_cache_that_loses_what_was_written_is_caught(model, monkeypatch):
+    grow = DecodeState.withholding
+    empty = lambda state: jax.tree.map(jnp.zeros_like, state.layers)
+    monkeypatch.setattr(
+        DecodeState,
+        "withholding",
+        lambda state, number, free: grow(dataclasses.replace(state, layers=empty(state)), number),
+    )
+    declared = target(model)
+    tokens, log_probs = samples(model, declared)
+    assert differences(declared, tokens, log_probs.sum(-1)).max() > 1
 
 
 def test_the_first_loop_reads_half_the_cache(model):
@@ -78,8 +131,15 @@ def test_the_first_loop_reads_half_the_cache(model):
     assert sizes == [{STAGED // 2}, {STAGED}]
 
 
-def test_what_does_not_grow_has_one_stage(model):
+def test_stages_are_for_buffers_alone(model):
     state, _ = jax.eval_shape(lambda xs: model.start(xs, 2, STAGED), target(model).xs)
     assert stages(state, STAGED) == (STAGED // 2, STAGED)
     assert stages(state, STAGED - 1) == (STAGED - 1,)
     assert stages((jnp.zeros(3),), STAGED) == (STAGED,)
+
+
+def test_positions_are_withheld_of_those_there_were(model):
+    """A prior that starts a model with room for tokens of its own keeps that room."""
+    state, _ = jax.eval_shape(lambda xs: model.start(xs, 2, 12), target(model).xs)
+    resized = jax.eval_shape(lambda state: withholding(withholding(state, 5), 2), state)
+    assert {cache.shape[2] for cache in jax.tree.leaves(resized.layers)} == {10}

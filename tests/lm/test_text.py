@@ -285,7 +285,8 @@ def test_messages_that_are_more_than_data_are_refused(chat):
 @pytest.mark.parametrize(
     "tokens",
     [[[99999]], [[-1]], [[1] * 600], [1, 2], [], [[]], np.zeros((0, 3), int), [[1], [1, 2]],
-     [[1.5]], [[True]], [["a"]], [[2**40]], "a", None],
+     [[1.5]], [[True]], [["a"]], [[2**40]], np.array([[2**32 + 5]]),
+     np.array([[2**63 + 5]], np.uint64), "a", None],
 )  # fmt: skip
 def test_what_is_no_batch_of_ids_has_no_logits(real, tokens):
     with pytest.raises(PromptError, match="no logits"):

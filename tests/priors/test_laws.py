@@ -89,9 +89,10 @@ def test_stepping_agrees_with_teacher_forcing(prior, prompts):
 def test_ids_outside_the_vocabulary_are_impossible(prior, prompts):
     target = Target(prior, prompts=prompts, max_new_tokens=T)
     strangers = jnp.asarray([-100, -1, prior.vocab_size], jnp.int32)
-    rows = jnp.full((len(strangers), T), prior.eos[0], jnp.int32).at[:, 0].set(strangers)
+    others = [token for token in range(prior.vocab_size) if token not in prior.eos]
+    rows = jnp.full((len(strangers), T), others[0], jnp.int32).at[:, 0].set(strangers)
     score = jax.vmap(lambda y: prior.token_log_probs(y, last_prompt(target), target.horizon))
-    assert np.isneginf(np.asarray(score(rows)[:, 0])).all()
+    assert np.isneginf(np.asarray(score(rows).sum(-1))).all()
 
 
 @pytest.mark.parametrize("eos", ["truncate", "force"])
@@ -213,8 +214,8 @@ def test_unscored_eos_is_caught(monkeypatch):
     assert sums_to_one(toy(), None, "truncate")
     finish = Horizon.finish
 
-    def without_eos(self, token_log_probs, tokens, eos):
-        scored = finish(self, token_log_probs, tokens, eos)
+    def without_eos(self, token_log_probs, tokens, eos, vocab_size):
+        scored = finish(self, token_log_probs, tokens, eos, vocab_size)
         return jnp.where(tokens == eos[0], 0.0, scored)
 
     monkeypatch.setattr(Horizon, "finish", without_eos)

@@ -14,6 +14,7 @@ HOLDERS = {
     "independent": lambda make, l: make(jnp.stack([l, l])).to_event(1),
     "expanded": lambda make, l: make(l).expand((2,)),
     "masked": lambda make, l: make(l).mask(True),
+    "zero-inflated": lambda make, l: dist.ZeroInflatedDistribution(make(l), gate=0.3),
     "mixture": lambda make, l: dist.MixtureSameFamily(HALF, make(jnp.stack([l, l + 1]))),
     "general mixture": lambda make, l: dist.MixtureGeneral(HALF, [make(l), make(l + 1)]),
 }

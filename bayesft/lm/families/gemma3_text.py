@@ -12,8 +12,8 @@ from bayesft.lm.families.windows import read_windows
 from bayesft.lm.rotary import Rope
 from bayesft.lm.settings import Settings
 
-THETA = 1e6
-"""Of layers without a window, where nothing is said."""
+THETA, LOCAL_THETA = 1e6, 1e4
+"""Of layers without a window and with one, where nothing is said."""
 
 NAMES = dataclasses.replace(
     NORMS_AROUND, query_norm="self_attn.q_norm", key_norm="self_attn.k_norm"
@@ -23,17 +23,21 @@ NAMES = dataclasses.replace(
 def gemma3_text(settings: Settings) -> Architecture:
     """Reads a config with `model_type` "gemma3_text"; layers with windows turn by their own θ."""
     groups = settings.nested("rope_parameters")
-    local_theta = settings.number("rope_local_base_freq", 10000.0)
-    base = gemma_decoder(settings, max_positions=131072, theta=THETA)
-    whole, local = base.ropes[0] or Rope(THETA, base.head_dim), Rope(local_theta, base.head_dim)
+    own_theta = settings.optional_number("rope_theta", None)
+    own_local = settings.optional_number("rope_local_base_freq", None)
+    base = gemma_decoder(settings, max_positions=131072, theta=own_theta or THETA)
+    whole = base.ropes[0] or Rope(THETA, base.head_dim)
+    local = Rope(own_local or LOCAL_THETA, base.head_dim)
     if groups is not None:
-        sizes, said = (base.head_dim, base.max_positions), whole
+        sizes, own_scaling = (base.head_dim, base.max_positions), whole.scaling
         if (group := groups.nested("full_attention")) is not None:
-            whole = read_rope_group(group, *sizes, said.theta)
-        if said.scaling not in (None, whole.scaling) or said.theta not in (THETA, whole.theta):
-            raise contradiction()
-        local = read_rope_group(groups.nested("sliding_attention"), *sizes, local_theta)
+            whole = read_rope_group(group, *sizes, whole.theta)
+        local = read_rope_group(groups.nested("sliding_attention"), *sizes, local.theta)
         groups.finish()
+        own = own_scaling, own_theta, own_local
+        found = whole.scaling, whole.theta, local.theta
+        if any(said not in (None, read) for said, read in zip(own, found, strict=True)):
+            raise contradiction()
     window = settings.optional_integer("sliding_window", 4096)
     pattern = settings.integer("sliding_window_pattern", 6)
     settings.inert("_sliding_window_pattern")  # the layer types that it made stand beside it

@@ -79,7 +79,8 @@ class _OfModule(TextPrior):
     def token_log_probs(
         self, tokens: Int[Array, " T"], x: Prompt, horizon: Horizon
     ) -> Float[Array, " T"]:
-        logits = self.token_logits(tokens, x)
+        # What is outside the vocabulary could be NaN to the module at every later token, too.
+        logits = self.token_logits(jnp.clip(tokens, 0, self.vocab_size - 1), x)
         own = jnp.take_along_axis(logits, tokens[:, None], axis=1)[:, 0]
         return horizon.finish(
             own - jax.nn.logsumexp(logits, axis=1), tokens, self.eos, self.vocab_size
