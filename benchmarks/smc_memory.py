@@ -38,8 +38,9 @@ def advanced(lm, num_particles: int, num_tokens: int, steps: int):
     target = bft.Target(lm, POTENTIAL, prompts=[[1]], max_new_tokens=num_tokens)
     sampler = bft.samplers.smc(num_particles=num_particles, ess_threshold=1)
     state, (proposing, random) = sampler.init(target, key), sampler.parts(target, key)
-    # As at the end of a run: buffers for all tokens.
-    particles = state.particles.replace(models=withholding(state.particles.models, 0))
+    # As a run makes them for its second half: buffers for all tokens.
+    models = withholding(state.particles.models, 0, free=True)
+    particles = state.particles.replace(models=models)
     arguments = (target, proposing, state.schedule, random, particles, steps)
     loop = sequential.advance_in_place.lower(*arguments).compile()
     return jax.block_until_ready(loop(*arguments)), loop
