@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from bayesft.base import Claim, Key, Prompt, Sampler
+from bayesft.base import Claim, Key, Prompt, Sampler, checked_count
 from bayesft.draws import Draws, Status
 from bayesft.errors import SamplerError
 from bayesft.samplers.chains.kernel import Chains, Kernel
@@ -51,7 +51,7 @@ def mcmc(
     """
     num_steps = require_count("num_steps", num_steps)
     thin = require_count("thin", thin)
-    burn_in = 0 if isinstance(burn_in, int) and burn_in == 0 else require_count("burn_in", burn_in)
+    burn_in = checked_count("burn_in", burn_in, SamplerError, least=0)
     if burn_in + thin > num_steps:
         raise SamplerError(
             f"burn_in={burn_in} and thin={thin} leave none of num_steps={num_steps} states.",

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from bayesft.errors import SamplerError
+from bayesft.samplers.validation import require_level
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +73,7 @@ def quasi_rejection_diagnostics(
     """
     ratios, probs = require_ratios(log_ratios, log_probs)
     betas = np.atleast_1d(require_log_beta(log_betas))
-    if not 0 < level < 1:
-        raise SamplerError(
-            f"level={level} is no probability between 0 and 1.",
-            cause="a percentage, or an error rate in place of a level.",
-            remedy="write level=0.95 for 95%.",
-        )
+    require_level(level)
     if log_bound is not None and not ratios.max() <= log_bound + 1e-6 * max(1.0, abs(log_bound)):
         raise SamplerError(
             f"A log-ratio of {ratios.max():.6g} nats exceeds log_bound={log_bound}.",
